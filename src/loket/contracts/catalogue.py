@@ -1,0 +1,309 @@
+"""The catalogue: every capability of the stock distribution, declared once.
+
+Documents (`docs/capabilities.md`), argument checks, defaults and policy names are derived from it. A capability that
+changes becomes a new version beside the old one (`brain.search@2`); nothing is ever redefined.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from loket.contracts.capability import Capability, Effect, OnUncertain
+
+Schema = dict[str, Any]
+
+
+def _object(properties: Schema, *required: str) -> Schema:
+    """A closed JSON Schema object."""
+    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
+
+
+def _text(most: int, *, least: int = 1, about: str = "") -> Schema:
+    schema: Schema = {"type": "string", "minLength": least, "maxLength": most}
+    return {**schema, "description": about} if about else schema
+
+
+KINDS = ["episode", "fact", "correction", "lesson", "procedure"]
+
+MEMORY_ID: Schema = {"type": "integer", "minimum": 1, "description": "id of a memory"}
+
+NEW_MEMORY = _object(
+    {
+        "text": _text(20_000, about="what to remember, in words"),
+        "kind": {"enum": KINDS, "default": "episode"},
+        "subject": _text(200, about="whom or what it is about"),
+        "key": _text(200, about="which property of the subject; one live fact for each (subject, key)"),
+        "speaker": _text(200, about="who said it"),
+        "gist": _text(2_000, about="one line that says the same in other words; searched as well"),
+        "note": _text(4_000, about="a caption or other text that belongs to it; searched as well"),
+        "happened": {"type": "string", "format": "date-time", "description": "when it happened; now if left out"},
+    },
+    "text",
+)
+
+MEMORY = _object(
+    {
+        "id": MEMORY_ID,
+        "text": {"type": "string"},
+        "kind": {"enum": KINDS},
+        "subject": {"type": ["string", "null"]},
+        "key": {"type": ["string", "null"]},
+        "speaker": {"type": ["string", "null"]},
+        "score": {"type": "number", "description": "higher is better; 0 in a history"},
+        "source": {"type": "string", "description": "who stored it, written by the host"},
+        "run": {"type": "string", "description": "the run that stored it"},
+        "labels": {"type": "array", "items": {"type": "string"}},
+        "created": {"type": "string", "format": "date-time"},
+        "happened": {"type": "string", "format": "date-time"},
+        "replaced_by": {"type": ["integer", "null"], "description": "the memory that superseded it"},
+        "closed": {"type": ["string", "null"], "description": "when it was superseded"},
+    },
+    "id",
+    "text",
+    "kind",
+    "score",
+    "source",
+    "run",
+    "labels",
+    "created",
+)
+
+TOOL_CALL = _object(
+    {"id": {"type": "string"}, "name": {"type": "string"}, "arguments": {"type": "object"}}, "id", "name", "arguments"
+)
+
+MESSAGE = _object(
+    {
+        "role": {"enum": ["system", "user", "assistant", "tool"]},
+        "content": {"type": "string", "maxLength": 200_000},
+        "tool_calls": {"type": "array", "items": TOOL_CALL, "maxItems": 32},
+        "tool_call_id": {"type": "string", "maxLength": 200},
+    },
+    "role",
+    "content",
+)
+
+TOOL = _object(
+    {
+        "name": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
+        "description": {"type": "string", "maxLength": 4_000},
+        "parameters": {"type": "object"},
+    },
+    "name",
+    "description",
+    "parameters",
+)
+
+TOKENS = _object({"in": {"type": "integer", "minimum": 0}, "out": {"type": "integer", "minimum": 0}}, "in", "out")
+
+KEY = {"type": "string", "minLength": 1, "maxLength": 512, "description": "key, private to the agent"}
+
+STOCK: tuple[Capability, ...] = (
+    Capability(
+        id="brain.add",
+        summary="Remember: store memories in the agent's own brain",
+        effect=Effect.MODIFY,
+        arguments=_object({"items": {"type": "array", "items": NEW_MEMORY, "minItems": 1, "maxItems": 64}}, "items"),
+        answer=_object({"ids": {"type": "array", "items": MEMORY_ID}}, "ids"),
+        on_uncertain=OnUncertain.DEDUPE,
+        args_kb=1024,
+        examples=({"items": [{"text": "Ana is the owner's sister", "kind": "fact", "subject": "Ana", "key": "is"}]},),
+    ),
+    Capability(
+        id="brain.search",
+        summary="Recall: find memories by words, best first",
+        effect=Effect.PRIVATE,
+        arguments=_object(
+            {
+                "query": _text(4_000, least=0, about="words to look for; empty lists the newest"),
+                "limit": {"type": "integer", "minimum": 1, "maximum": 200, "default": 10},
+                "kinds": {"type": "array", "items": {"enum": KINDS}, "minItems": 1, "maxItems": 5},
+                "subject": _text(200, about="only memories about this subject"),
+                "key": _text(200, about="only this property of the subject"),
+                "as_of": {"type": "string", "format": "date-time", "description": "what was believed at that time"},
+                "history": {"type": "boolean", "default": False, "description": "superseded memories as well"},
+            },
+            "query",
+        ),
+        answer=_object({"memories": {"type": "array", "items": MEMORY}}, "memories"),
+        examples=({"query": "sister", "limit": 5},),
+    ),
+    Capability(
+        id="brain.correct",
+        summary="Correct a memory: the new text supersedes the old one, which stays in the history",
+        effect=Effect.MODIFY,
+        arguments=_object({"id": MEMORY_ID, "text": _text(20_000), "gist": _text(2_000)}, "id", "text"),
+        answer=_object({"id": MEMORY_ID, "replaced": MEMORY_ID}, "id", "replaced"),
+        critical=("id",),
+        on_uncertain=OnUncertain.DEDUPE,
+        examples=({"id": 7, "text": "Ana lives in Utrecht now"},),
+    ),
+    Capability(
+        id="brain.forget",
+        summary="Forget: remove the text of a memory and of its history from the brain and its index",
+        effect=Effect.DESTROY,
+        arguments=_object({"id": MEMORY_ID}, "id"),
+        answer=_object({"forgotten": {"type": "array", "items": MEMORY_ID}}, "forgotten"),
+        critical=("id",),
+        on_uncertain=OnUncertain.DEDUPE,
+        examples=({"id": 7},),
+    ),
+    Capability(
+        id="brain.lesson",
+        summary="Store a lesson: what failed, why, and what to do instead",
+        effect=Effect.MODIFY,
+        arguments=_object(
+            {
+                "text": _text(4_000, about="the lesson"),
+                "cause": _text(2_000, about="why it failed"),
+                "remedy": _text(2_000, about="what to do instead"),
+                "about": _text(200, about="the capability or topic it belongs to"),
+            },
+            "text",
+        ),
+        answer=_object({"id": MEMORY_ID}, "id"),
+        on_uncertain=OnUncertain.DEDUPE,
+        examples=({"text": "Ask for kv.get with a key that was set before", "about": "kv.get"},),
+    ),
+    Capability(
+        id="llm.complete",
+        summary="Ask a language model to continue a conversation; the owner's settings choose which",
+        effect=Effect.FETCH,
+        arguments=_object(
+            {
+                "messages": {"type": "array", "items": MESSAGE, "minItems": 1, "maxItems": 500},
+                "tools": {"type": "array", "items": TOOL, "maxItems": 128},
+                "max_tokens": {"type": "integer", "minimum": 1, "maximum": 32_768},
+                "temperature": {"type": "number", "minimum": 0, "maximum": 2},
+                "stream": {
+                    "type": "boolean",
+                    "default": False,
+                    "description": "show the text to whoever waits for the answer while it is written",
+                },
+            },
+            "messages",
+        ),
+        answer=_object(
+            {
+                "text": {"type": "string"},
+                "tool_calls": {"type": "array", "items": TOOL_CALL},
+                "model": {"type": "string"},
+                "finish": {"enum": ["stop", "length", "tool_calls"]},
+                "tokens": TOKENS,
+            },
+            "text",
+            "tool_calls",
+            "model",
+            "finish",
+            "tokens",
+        ),
+        on_uncertain=OnUncertain.REPEAT,
+        timeout_s=300.0,
+        args_kb=1024,
+        waits=True,
+        examples=({"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 64},),
+    ),
+    Capability(
+        id="llm.models",
+        summary="Which model would answer, and what it can do; empty where there is none",
+        effect=Effect.READ,
+        arguments=_object({}),
+        answer=_object(
+            {
+                "models": {
+                    "type": "array",
+                    "items": _object(
+                        {
+                            "name": {"type": "string"},
+                            "local": {"type": "boolean"},
+                            "tools": {"type": "boolean", "description": "whether it can call tools"},
+                            "context": {"type": "integer", "minimum": 1, "description": "tokens that fit"},
+                        },
+                        "name",
+                        "local",
+                        "tools",
+                        "context",
+                    ),
+                }
+            },
+            "models",
+        ),
+        examples=({},),
+    ),
+    Capability(
+        id="kv.get",
+        summary="Read a value that the agent stored under a key",
+        effect=Effect.PRIVATE,
+        arguments=_object({"key": KEY}, "key"),
+        answer=_object({"found": {"type": "boolean"}, "value": {}}, "found", "value"),
+        examples=({"key": "last-visit"},),
+    ),
+    Capability(
+        id="kv.set",
+        summary="Store a JSON value under a key",
+        effect=Effect.MODIFY,
+        arguments=_object({"key": KEY, "value": {"description": "any JSON value"}}, "key", "value"),
+        answer=_object({}),
+        critical=("key",),
+        on_uncertain=OnUncertain.DEDUPE,
+        examples=({"key": "last-visit", "value": {"day": "2026-11-21"}},),
+    ),
+    Capability(
+        id="kv.delete",
+        summary="Remove a key and its value",
+        effect=Effect.DESTROY,
+        arguments=_object({"key": KEY}, "key"),
+        answer=_object({"existed": {"type": "boolean"}}, "existed"),
+        critical=("key",),
+        on_uncertain=OnUncertain.DEDUPE,
+        examples=({"key": "last-visit"},),
+    ),
+    Capability(
+        id="kv.list",
+        summary="List keys, in order, by prefix",
+        effect=Effect.PRIVATE,
+        arguments=_object(
+            {
+                "prefix": {"type": "string", "maxLength": 512, "default": ""},
+                "after": {"type": "string", "maxLength": 512, "description": "go on after this key"},
+                "limit": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
+            }
+        ),
+        answer=_object({"keys": {"type": "array", "items": {"type": "string"}}}, "keys"),
+        examples=({"prefix": "visit/", "limit": 10},),
+    ),
+    Capability(
+        id="clock.now",
+        summary="The time; one reading between two other calls",
+        effect=Effect.READ,
+        arguments=_object({}),
+        answer=_object({"seconds": {"type": "number", "description": "seconds since 1970-01-01T00:00Z"}}, "seconds"),
+        side=True,
+        examples=({},),
+    ),
+    Capability(
+        id="random.bytes",
+        summary="Random bytes, from one seed a run",
+        effect=Effect.READ,
+        arguments=_object({"n": {"type": "integer", "minimum": 1, "maximum": 65_536}}, "n"),
+        answer=_object({"hex": {"type": "string", "pattern": "^([0-9a-f]{2})+$"}}, "hex"),
+        side=True,
+        examples=({"n": 16},),
+    ),
+    Capability(
+        id="log.write",
+        summary="Write a line to the run's log",
+        effect=Effect.READ,
+        arguments=_object(
+            {
+                "text": {"type": "string", "maxLength": 65_536},
+                "level": {"enum": ["debug", "info", "warning", "error"], "default": "info"},
+            },
+            "text",
+        ),
+        answer=_object({}),
+        side=True,
+        examples=({"text": "started", "level": "info"},),
+    ),
+)
+
+BY_ID: Mapping[str, Capability] = {capability.id: capability for capability in STOCK}

@@ -1,0 +1,79 @@
+"""The error tree. Its branches are what the caller should do; every error says who is to blame and what would help.
+
+* `Refusal`: ask for something else, or have the owner allow it (the remedy says how).
+* `Failed`: the call was allowed and tried, and did not work; trying again may help.
+* `RunEnded`: the run is over; a limit or a trap ended it.
+* `BadInput`: what the owner or a file said is wrong; mend it.
+* `Damaged`: stored state is not what was written; restore it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class LoketError(Exception):
+    """Base of all errors that Loket raises on purpose.
+
+    `code` is stable and dotted (`grant.missing`), `message` a sentence for a person, `remedy` the exact line or
+    command that would help, `blame` one of `owner`, `module`, `provider`, `machine`.
+    """
+
+    blame = "machine"
+
+    def __init__(self, code: str, message: str, remedy: str | None = None, *, blame: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.remedy = remedy
+        if blame is not None:
+            self.blame = blame
+
+    def as_dict(self) -> dict[str, Any]:
+        """The error as an object: `code`, `message`, `remedy`, `blame`."""
+        return {"code": self.code, "message": self.message, "remedy": self.remedy, "blame": self.blame}
+
+
+class Refusal(LoketError):
+    """The counter said no. The module gets it as a value and may go on."""
+
+    blame = "module"
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        remedy: str | None = None,
+        *,
+        rules: tuple[str, ...] = (),
+        blame: str | None = None,
+    ) -> None:
+        super().__init__(code, message, remedy, blame=blame)
+        self.rules = rules
+
+
+class Failed(LoketError):
+    """An allowed call was tried and did not work (a provider, a model, a disk)."""
+
+    blame = "provider"
+
+
+class RunEnded(LoketError):
+    """The run cannot go on: a limit was reached or the module trapped. Terminal."""
+
+    blame = "module"
+
+
+class BadInput(LoketError):
+    """What a person or a file said is wrong; the message names the field."""
+
+    blame = "owner"
+
+
+class Damaged(LoketError):
+    """Stored state is not what was written (digest, chain or database check)."""
+
+
+def from_dict(value: Mapping[str, Any]) -> LoketError:
+    """Rebuild an error from `as_dict` (a `Refusal` for any unknown branch is wrong, so it becomes `Failed`)."""
+    branch = {"module": Refusal, "owner": BadInput}.get(str(value.get("blame")), Failed)
+    return branch(str(value["code"]), str(value["message"]), value.get("remedy"), blame=str(value.get("blame")))

@@ -1,0 +1,157 @@
+"""The narrow seams between the parts. Whoever implements one is tested by a conformance suite in `loket.testing`."""
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from loket.contracts.capability import Capability
+from loket.contracts.errors import LoketError
+from loket.contracts.run import (
+    Answer,
+    Call,
+    Decision,
+    Grant,
+    Json,
+    Labels,
+    Limits,
+    Principal,
+    Row,
+    RunRequest,
+    Token,
+)
+
+if TYPE_CHECKING:
+    import apsw
+
+Handler: TypeAlias = Callable[[Call], Answer] | Callable[[Call], Awaitable[Answer]]
+"""Performs one capability: synchronous for what is quick and local, asynchronous where `Capability.waits`."""
+
+
+class Provider(Protocol):
+    """A family of capabilities. `start` and `close` are called once each; `close` also after a failed `start`."""
+
+    id: str
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """Capability id to handler. A capability that the catalogue does not know is an error at start."""
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What the policy is asked: one call with its facts."""
+
+    principal: Principal
+    run: RunRequest
+    capability: Capability
+    args: Mapping[str, Json]
+    labels: Mapping[str, Labels]
+    """Labels of each top-level argument."""
+
+
+class Policy(Protocol):
+    """A pure function of the question: same question, same decision. Raising is a denial."""
+
+    def decide(self, question: Question) -> Decision: ...
+
+
+class Labeller(Protocol):
+    """Step 9's labels: those of each argument, and those of an answer."""
+
+    def of_args(self, args: Mapping[str, Json], exposed: Labels) -> Mapping[str, Labels]: ...
+
+    def of_answer(self, capability: Capability, answer: Answer, exposed: Labels) -> Labels: ...
+
+
+class Tokens(Protocol):
+    """Mints and checks execution tokens. `check` raises `Refusal`."""
+
+    def mint(self, run: str, principal: Principal, lifetime_s: float) -> Token: ...
+
+    def check(self, token: Token) -> None: ...
+
+    def revoke(self, run: str) -> None: ...
+
+
+class Obligation(Protocol):
+    """Carries out one obligation of a decision on an answer."""
+
+    def __call__(self, answer: Answer) -> Answer: ...
+
+
+class Grants(Protocol):
+    """Owner decisions about capabilities."""
+
+    def find(self, publisher: str, module: str, digest: str, capability: str) -> Grant | None: ...
+
+
+class RowStore(Protocol):
+    """Where journal rows live. `write` is one transaction, synced to the disk when it returns."""
+
+    def write(self, rows: Sequence[Row], statements: Sequence[tuple[str, tuple[object, ...]]], seal: bytes) -> None: ...
+
+    def head(self) -> tuple[int, bytes, bytes] | None:
+        """Sequence number and hash of the last row, and the seal over them."""
+
+    def rows(self, run: str | None = None) -> Iterator[Row]: ...
+
+
+class AgentStore(Protocol):
+    """One SQLite file an agent, opened on demand, at most so many open at once."""
+
+    def open(self, agent: str) -> AbstractContextManager["apsw.Connection"]:
+        """The agent's one connection, held for this caller alone until the context ends."""
+
+
+class Secrets(Protocol):
+    """The vault. Values never reach a module, a log or the journal."""
+
+    def get(self, name: str) -> str | None: ...
+
+    def put(self, name: str, value: str) -> None: ...
+
+    def names(self) -> Sequence[str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """How one run of a module's code, from start to answer, suspension or end, came out. Exactly one is set, or
+    `suspended`."""
+
+    answer: str | None = None
+    refusal: LoketError | None = None
+    """The module's own refusal (its `handle` returned the error case)."""
+    ended: LoketError | None = None
+    """A limit or a trap ended it."""
+    suspended: bool = False
+    cpu_ms: float = 0.0
+
+
+class Suspended(BaseException):  # noqa: N818 - control flow, not an error
+    """Raised by a host call whose answer is not there yet: the instance is dropped."""
+
+
+HostCall: TypeAlias = Callable[[str, str], str]
+"""(capability, arguments as JSON) to the answer as JSON. Raises `Refusal` or `Failed` (handed to the module),
+`RunEnded` (ends the run) or `Suspended`."""
+
+
+class Guest(Protocol):
+    """A loaded module, ready to be run many times."""
+
+    digest: str
+
+    def run(self, host: HostCall, operation: str, args: str, limits: Limits, *, replaying: bool = False) -> Segment:
+        """Run in a fresh instance on the calling thread. No CPU deadline where `replaying`."""
+
+
+class Sandbox(Protocol):
+    """Loads modules."""
+
+    def load(self, wasm: Path, digest: str) -> Guest:
+        """Raises `Damaged` where the bytes do not match the digest, `BadInput` where they are no module of ours."""

@@ -1,0 +1,228 @@
+"""The facts of a run: who asks, what was decided, what is journaled."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+Json: TypeAlias = Any
+"""A value that `json` reads and writes."""
+
+Labels: TypeAlias = tuple[str, ...]
+"""Where a value comes from: sorted unique words such as `owner`, `agent:main`, `capability:llm.complete`."""
+
+
+def join_labels(*labels: Labels) -> Labels:
+    """The union of several labels, sorted."""
+    return tuple(sorted(set().union(*labels)))
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks: `kind` is `owner`, `agent`, `client` or `sender`."""
+
+    kind: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.id}" if self.id else self.kind
+
+
+OWNER = Principal("owner", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one run may use. Enforced; a run that reaches one ends."""
+
+    memory_mb: int = 64
+    """Linear memory of the instance, MiB."""
+    cpu_ms: int = 2000
+    """CPU time in the module between start (or resume) and the end of the segment, milliseconds."""
+    calls: int = 200
+    """Calls of a run, the clock, randomness and logs left out."""
+    args_kb: int = 1024
+    """Arguments of one call, KiB of JSON."""
+    answer_kb: int = 1024
+    """The module's own answer, KiB of JSON."""
+    log_kb: int = 64
+    """Text logged in a run, KiB; what is over is dropped and counted."""
+    tokens: int = 200_000
+    """Model tokens of a run, in and out."""
+    money: float = 1.0
+    """Money of a run, in US dollars."""
+    depth: int = 8
+    """Runs that asked for each other, this one included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """An execution token: proves that the gateway started this run (`mac` covers the rest)."""
+
+    run: str
+    principal: str
+    expires: float
+    mac: bytes
+
+
+class RunStatus(StrEnum):
+    """Where a run is. `ACCEPTED`, `RUNNING` and `WAITING` are unfinished; the others are final."""
+
+    ACCEPTED = "accepted"
+    RUNNING = "running"
+    WAITING = "waiting"
+    ASKING = "asking"
+    """Waits for the owner (an approval, or an effect that may or may not have happened)."""
+    DONE = "done"
+    FAILED = "failed"
+    REFUSED = "refused"
+    LIMIT = "limit"
+    """A limit ended it."""
+    STOPPED = "stopped"
+    """The owner ended it."""
+
+    @property
+    def final(self) -> bool:
+        return self in (RunStatus.DONE, RunStatus.FAILED, RunStatus.REFUSED, RunStatus.LIMIT, RunStatus.STOPPED)
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleRef:
+    """One exact module: whose, which, and the digest of its bytes (`sha256` of the .wasm, hex)."""
+
+    publisher: str
+    id: str
+    version: str
+    digest: str
+    limits: Limits = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What starts a run. `root` is the id of the run in which the owner's words came in (itself for a first run)."""
+
+    id: str
+    root: str
+    agent: str
+    principal: Principal
+    module: ModuleRef | None
+    """None for a call that the owner makes directly."""
+    conversation: str
+    operation: str
+    args: Mapping[str, Json]
+    labels: Labels
+    accepted: float
+    parent: str | None = None
+    depth: int = 1
+
+
+class Verdict(StrEnum):
+    """What the policy says."""
+
+    ALLOW = "allow"
+    ASK = "ask"
+    DENY = "deny"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A decision of the policy with the ids of the rules that made it and the digest of the policy's text."""
+
+    verdict: Verdict
+    rules: tuple[str, ...]
+    reason: str
+    policy: str
+    obligations: tuple[str, ...] = ()
+    remedy: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """An owner's decision that a module may use a capability. `constraints` narrow it."""
+
+    publisher: str
+    module: str
+    capability: str
+    constraints: Mapping[str, Json]
+    granted_by: str
+    granted: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a provider gets. `ordinal` numbers the calls of a run from 1; (run, ordinal) names an effect for good.
+
+    `emit` hands a provisional piece of the answer to whoever watches the run; it may be called from any thread.
+    """
+
+    run: str
+    ordinal: int
+    agent: str
+    conversation: str
+    principal: Principal
+    capability: str
+    args: Mapping[str, Json]
+    labels: Labels
+    """`exposed`: all that the run has seen so far."""
+    constraints: Mapping[str, Json] = field(default_factory=dict)
+    attempt: int = 1
+    deadline_s: float = 10.0
+    emit: Callable[[str], None] = lambda _piece: None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a call cost."""
+
+    tokens_in: int = 0
+    tokens_out: int = 0
+    money: float = 0.0
+    """US dollars."""
+
+    @property
+    def tokens(self) -> int:
+        return self.tokens_in + self.tokens_out
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a provider returns: a JSON object, where it comes from beyond the capability itself, and what it cost."""
+
+    value: Mapping[str, Json]
+    labels: Labels = ()
+    usage: Usage = Usage()
+
+
+class RowKind(StrEnum):
+    """Kinds of journal rows."""
+
+    START = "start"
+    CALL = "call"
+    """A read, or a refusal: one row."""
+    INTENT = "intent"
+    OUTCOME = "outcome"
+    END = "end"
+    NOTE = "note"
+    """A decision of the owner outside any run (a grant, an install)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One journal row. `meta` is public structure; `value` (canonical JSON, UTF-8) is what was said.
+
+    `commitment` is SHA-256(salt + value); `hash` is SHA-256(prev + canonical JSON of [seq, run, ordinal, kind, at,
+    meta] + commitment). So a value can be erased one day and the chain still verifies.
+    """
+
+    seq: int
+    run: str
+    ordinal: int
+    kind: RowKind
+    at: float
+    meta: Mapping[str, Json]
+    value: bytes
+    salt: bytes
+    commitment: bytes
+    prev: bytes
+    hash: bytes
