@@ -25,6 +25,8 @@ class LoketError(Exception):
         self.code = code
         self.message = message
         self.remedy = remedy
+        self.run: str | None = None
+        """The run in which it happened, where that helps."""
         if blame is not None:
             self.blame = blame
 

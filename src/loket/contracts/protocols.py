@@ -19,6 +19,7 @@ from loket.contracts.run import (
     Principal,
     Row,
     RunRequest,
+    RunStatus,
     Token,
 )
 
@@ -77,6 +78,9 @@ class Tokens(Protocol):
 
     def revoke(self, run: str) -> None: ...
 
+    def forget(self, run: str) -> None:
+        """The run has ended."""
+
 
 class Obligation(Protocol):
     """Carries out one obligation of a decision on an answer."""
@@ -84,16 +88,46 @@ class Obligation(Protocol):
     def __call__(self, answer: Answer) -> Answer: ...
 
 
-class Grants(Protocol):
-    """Owner decisions about capabilities."""
+Statement: TypeAlias = tuple[str, tuple[object, ...]]
+"""One statement of the store's own language, made by `Records`, opaque to everyone else."""
 
-    def find(self, publisher: str, module: str, digest: str, capability: str) -> Grant | None: ...
+
+class Records(Protocol):
+    """Makes the statements that keep the lists of runs and grants in step with the journal: the journal writes them
+    in the same transaction as the row that they belong to."""
+
+    def run_started(self, request: RunRequest, message: str | None) -> Statement: ...
+
+    def run_status(self, run: str, status: RunStatus) -> Statement: ...
+
+    def run_ended(self, run: str, ending: "Ending") -> Statement: ...
+
+    def grant_allowed(self, grant: Grant) -> Statement: ...
+
+    def grant_revoked(self, publisher: str, module: str, capability: str) -> Statement: ...
+
+    def digest_accepted(self, publisher: str, module: str, digest: str, at: float) -> Statement: ...
+
+    def digest_revoked(self, digest: str, at: float) -> Statement: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ended. `error` is that of `LoketError.as_dict`; money in US dollars."""
+
+    status: RunStatus
+    at: float
+    answer: Mapping[str, Json] | None = None
+    error: Mapping[str, Json] | None = None
+    calls: int = 0
+    tokens: int = 0
+    money: float = 0.0
 
 
 class RowStore(Protocol):
     """Where journal rows live. `write` is one transaction, synced to the disk when it returns."""
 
-    def write(self, rows: Sequence[Row], statements: Sequence[tuple[str, tuple[object, ...]]], seal: bytes) -> None: ...
+    def write(self, rows: Sequence[Row], statements: Sequence[Statement], seal: bytes) -> None: ...
 
     def head(self) -> tuple[int, bytes, bytes] | None:
         """Sequence number and hash of the last row, and the seal over them."""
@@ -136,9 +170,19 @@ class Suspended(BaseException):  # noqa: N818 - control flow, not an error
     """Raised by a host call whose answer is not there yet: the instance is dropped."""
 
 
-HostCall: TypeAlias = Callable[[str, str], str]
-"""(capability, arguments as JSON) to the answer as JSON. Raises `Refusal` or `Failed` (handed to the module),
-`RunEnded` (ends the run) or `Suspended`."""
+class Host(Protocol):
+    """What a running module can reach: the counter, for this one run."""
+
+    live: bool
+    """False while answers come from the journal: CPU time is not counted then."""
+    stopped: LoketError | None
+    """Set to end the run at its next call or tick."""
+
+    def __call__(self, capability: str, args: str) -> str:
+        """Answer (JSON) to a call with these arguments (JSON).
+
+        Raises `Refusal` or `Failed` (handed to the module), `RunEnded` (ends the run) or `Suspended`.
+        """
 
 
 class Guest(Protocol):
@@ -146,8 +190,8 @@ class Guest(Protocol):
 
     digest: str
 
-    def run(self, host: HostCall, operation: str, args: str, limits: Limits, *, replaying: bool = False) -> Segment:
-        """Run in a fresh instance on the calling thread. No CPU deadline where `replaying`."""
+    def run(self, host: Host, operation: str, args: str, limits: Limits) -> Segment:
+        """Run in a fresh instance on the calling thread."""
 
 
 class Sandbox(Protocol):
@@ -155,3 +199,5 @@ class Sandbox(Protocol):
 
     def load(self, wasm: Path, digest: str) -> Guest:
         """Raises `Damaged` where the bytes do not match the digest, `BadInput` where they are no module of ours."""
+
+    def close(self) -> None: ...

@@ -1,5 +1,6 @@
 """The facts of a run: who asks, what was decided, what is journaled."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -12,9 +13,11 @@ Labels: TypeAlias = tuple[str, ...]
 """Where a value comes from: sorted unique words such as `owner`, `agent:main`, `capability:llm.complete`."""
 
 
-def join_labels(*labels: Labels) -> Labels:
+def join_labels(first: Labels, *more: Labels) -> Labels:
     """The union of several labels, sorted."""
-    return tuple(sorted(set().union(*labels)))
+    if all(label in first for labels in more for label in labels):
+        return first
+    return tuple(sorted(set(first).union(*more)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,9 @@ class Principal:
     def __str__(self) -> str:
         return f"{self.kind}:{self.id}" if self.id else self.kind
 
+
+WITHDRAW = "\x00withdraw"
+"""A piece that takes back the pieces of the attempt so far: a provider emits it before it starts anew."""
 
 OWNER = Principal("owner", "")
 
@@ -209,10 +215,10 @@ class RowKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One journal row. `meta` is public structure; `value` (canonical JSON, UTF-8) is what was said.
+    """One journal row. `facts` is its public structure (canonical JSON), `value` what was said (canonical JSON, UTF-8).
 
-    `commitment` is SHA-256(salt + value); `hash` is SHA-256(prev + canonical JSON of [seq, run, ordinal, kind, at,
-    meta] + commitment). So a value can be erased one day and the chain still verifies.
+    `commitment` is SHA-256(salt + value); `hash` is SHA-256(previous row's hash + JSON of [seq, run, ordinal, kind, at,
+    facts] + commitment). So a value can be erased one day and the chain still verifies.
     """
 
     seq: int
@@ -220,9 +226,14 @@ class Row:
     ordinal: int
     kind: RowKind
     at: float
-    meta: Mapping[str, Json]
+    facts: str
     value: bytes
     salt: bytes
     commitment: bytes
-    prev: bytes
     hash: bytes
+
+    @property
+    def meta(self) -> dict[str, Json]:
+        """The facts, decoded."""
+        decoded: dict[str, Json] = json.loads(self.facts)
+        return decoded

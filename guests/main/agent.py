@@ -1,0 +1,131 @@
+"""The stock agent: recall, think, act through tools in a bounded loop, reply, remember.
+
+A plain turn makes six calls: `kv.get`, `brain.search`, `llm.models`, `llm.complete`, `brain.add`, `kv.set`.
+"""
+
+from typing import Any
+
+from commands import help_text, serve
+from loket_guest import Refused, call, operation
+from prompts import Turn, first_paragraph, full_prompt, is_small, small_prompt
+from tools import Toolbox
+
+RECALLED = 12
+"""Memories asked for; the prompts take fewer."""
+
+ROUNDS = 6
+"""How often a model may ask for tools before it has to answer."""
+
+KEPT_TURNS = 12
+TURN_LENGTH = 2_000
+"""Characters kept of a turn."""
+
+MEMORY_LENGTH = 20_000
+"""Characters that one memory takes."""
+
+SMALL_REPLY_TOKENS = 120
+
+NO_MODEL = (
+    "There is no language model here yet, so I cannot think about that. I remember what you tell me, though, and "
+    "/help lists what I can do without one."
+)
+
+GET_MODEL = "To get a model: `loket model list` shows what there is, `loket model use NAME` chooses one."
+
+
+@operation
+def message(args: dict[str, Any]) -> dict[str, Any]:
+    """Answer a message. Answers `text`, `recalled` (ids of memories) and `model` (its name or None)."""
+    text = args["text"].strip()
+    if not text:
+        return {"text": help_text(), "recalled": [], "model": None}
+    if text.startswith("/"):
+        reply, recalled = serve(text)
+        return {"text": reply, "recalled": recalled, "model": None}
+    return Conversation(args, text).answer()
+
+
+class Conversation:
+    """One message and what belongs to it."""
+
+    def __init__(self, args: dict[str, Any], text: str) -> None:
+        self.text = text
+        self.persona = args.get("persona") or ""
+        self.rules = args.get("rules") or ""
+        self.tools = Toolbox(args.get("tools") or [])
+        self.key = f"conversation/{args['conversation'][:400]}"
+        self.turns: list[Turn] = call("kv.get", key=self.key)["value"] or []
+        self.memories = call("brain.search", query=text[:4_000], limit=RECALLED)["memories"]
+        self.used: list[dict[str, Any]] = []
+        self.model: str | None = None
+
+    def answer(self) -> dict[str, Any]:
+        """Think, and remember once, whatever came of it."""
+        try:
+            reply, thought = self.think(), True
+        except Refused as refused:
+            reply, thought = self.without_model(refused), False
+        self.remember(reply if thought else None)
+        return {"text": reply, "recalled": [memory["id"] for memory in self.used], "model": self.model}
+
+    def think(self) -> str:
+        """Ask the model. Raises `Refused` where none answers."""
+        models = call("llm.models")["models"]
+        if not models:
+            raise Refused("model.none", NO_MODEL, GET_MODEL)
+        if is_small(models[0]):
+            return self.think_small()
+        return self.think_fully(with_tools=models[0]["tools"])
+
+    def think_small(self) -> str:
+        """Ask a model that takes a few plain lines only."""
+        messages, self.used = small_prompt(first_paragraph(self.persona), self.memories, self.text)
+        answer = self.complete(messages=messages, temperature=0, max_tokens=SMALL_REPLY_TOKENS)
+        reply = first_paragraph(answer["text"])
+        return whole_sentences(reply) if answer["finish"] == "length" else reply
+
+    def think_fully(self, *, with_tools: bool) -> str:
+        """Ask a capable model, and do what it asks for through the counter."""
+        messages, self.used = full_prompt(self.persona, self.rules, self.memories, self.turns, self.text)
+        offered = {"tools": self.tools.offered} if with_tools and self.tools.offered else {}
+        for _ in range(ROUNDS):
+            answer = self.complete(messages=messages, **offered)
+            if not answer["tool_calls"]:
+                return str(answer["text"])
+            messages.append({"role": "assistant", "content": answer["text"], "tool_calls": answer["tool_calls"]})
+            messages.extend(self.tools.use(wanted) for wanted in answer["tool_calls"])
+        messages.append({"role": "user", "content": "Answer now with what you have; no more tools."})
+        return str(self.complete(messages=messages)["text"])
+
+    def complete(self, **arguments: Any) -> dict[str, Any]:
+        """Ask the model once; whoever waits sees the text while it is written."""
+        answer = call("llm.complete", stream=True, **arguments)
+        self.model = answer["model"]
+        return answer
+
+    def without_model(self, refused: Refused) -> str:
+        """Say why no model answered and what would help, and what is remembered about the message."""
+        none = refused.code == "model.none"
+        lines = [NO_MODEL if none else f"No model answered: {refused.message}"]
+        self.used = [one for one in self.memories if one["text"] != self.text][:5]
+        if self.used:
+            lines += ["", "What I remember about it:", *(f"- {memory['text']}" for memory in self.used)]
+        remedy = refused.remedy or (GET_MODEL if none else None)
+        return "\n".join([*lines, "", remedy] if remedy else lines)
+
+    def remember(self, reply: str | None) -> None:
+        """Store both turns, or only the person's where no model answered."""
+        said = [("user", self.text), ("agent", reply)]
+        items = [
+            {"text": text[:MEMORY_LENGTH], "kind": "episode", "speaker": speaker} for speaker, text in said if text
+        ]
+        call("brain.add", items=items)
+        if reply:
+            turn: Turn = {"user": self.text[:TURN_LENGTH], "agent": reply[:TURN_LENGTH]}
+            call("kv.set", key=self.key, value=[*self.turns, turn][-KEPT_TURNS:])
+
+
+def whole_sentences(text: str) -> str:
+    """Cut what stops in the middle of a sentence, as long as a sentence remains."""
+    end = max(text.rfind(mark) for mark in (".", "!", "?"))
+    return text[: end + 1] if end > 0 else text

@@ -1,0 +1,364 @@
+"""The composition root: the one file that knows every part, and puts them together with explicit arguments."""
+
+import asyncio
+import contextlib
+import datetime as dt
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from loket.config import Config, load_config
+from loket.contracts import (
+    OWNER,
+    BadInput,
+    Capability,
+    Ending,
+    Grant,
+    Guest,
+    Json,
+    ModuleRef,
+    Policy,
+    Principal,
+    Provider,
+    RunRequest,
+    RunStatus,
+)
+from loket.contracts.catalogue import STOCK
+from loket.home import Home, hold
+from loket.kernel.counter import Counter
+from loket.kernel.engine import Engine
+from loket.kernel.grants import Grants
+from loket.kernel.journal import Journal
+from loket.kernel.quotas import Daily, Quotas
+from loket.kernel.registry import Registry
+from loket.kernel.replay import Replayer
+from loket.kernel.tokens import HmacTokens
+from loket.packages.install import Package, discard, place, read_package
+from loket.packages.resources import resource
+from loket.policy import PlainLabeller, PlainPolicy
+from loket.providers.brain import BRAIN_MIGRATIONS, BrainProvider
+from loket.providers.kv import KV_MIGRATIONS, KvProvider
+from loket.providers.vault import FileVault
+from loket.sandbox import WasmSandbox
+from loket.schemas import compile_check
+from loket.store.agents import AgentDatabases
+from loket.store.kernel import KernelDatabase, request_of
+
+STOCK_AGENT = "main"
+STOCK_PUBLISHER = "loket"
+LOCAL_PUBLISHER = "local"
+
+
+class Loket:
+    """A running system on one home. Made by `running`; used from one event loop."""
+
+    def __init__(
+        self,
+        home: Home,
+        config: Config,
+        *,
+        llm: Provider,
+        vault: FileVault,
+        now: Callable[[], float] = time.time,
+        policy: Policy | None = None,
+        more_capabilities: Sequence[Capability] = (),
+        more_providers: Sequence[Provider] = (),
+        vfs: str | None = None,
+    ) -> None:
+        self.home = home
+        self.config = config
+        self.vault = vault
+        self.llm = llm
+        self.now = now
+        self.database = KernelDatabase(home.database, vfs)
+        self.journal = Journal(self.database, home.journal_key(), now)
+        self.grants = Grants(
+            self.journal,
+            self.database,
+            grants=self.database.grants(),
+            accepted=self.database.accepted(),
+            revoked=self.database.revoked(),
+        )
+        self.brains = AgentDatabases(
+            home.brains, (*BRAIN_MIGRATIONS, *KV_MIGRATIONS), limit=config.open_brains, vfs=vfs
+        )
+        self._providers: list[Provider] = [
+            BrainProvider(self.brains, now),
+            KvProvider(self.brains),
+            llm,
+            *more_providers,
+        ]
+        self.registry = Registry((*STOCK, *more_capabilities), self._providers, compile_check)
+        tokens = HmacTokens(now)
+        self.counter = Counter(
+            registry=self.registry,
+            grants=self.grants,
+            policy=policy or PlainPolicy(),
+            labeller=PlainLabeller(),
+            tokens=tokens,
+            quotas=Quotas(self._today, self.database.used, Daily(config.tokens_per_day, config.money_per_day)),
+            journal=self.journal,
+            obligations={},
+            now=now,
+        )
+        self.sandbox = WasmSandbox(home.cache)
+        self.engine = Engine(
+            counter=self.counter,
+            journal=self.journal,
+            grants=self.grants,
+            records=self.database,
+            tokens=tokens,
+            load=self.load,
+            now=now,
+            workers=config.workers,
+        )
+        self.replayer = Replayer(self.counter, self.journal, self.load, request_of)
+        self._packages: dict[str, tuple[ModuleRef, Package]] = {}
+        self._messages: dict[tuple[str, str], asyncio.Future[str]] = {}
+
+    def _today(self) -> str:
+        return dt.datetime.fromtimestamp(self.now(), dt.UTC).date().isoformat()
+
+    # Life
+
+    async def start(self, *, resume: bool = True) -> int:
+        """Start providers, load the list of modules, go on with unfinished runs; their number."""
+        for provider in self._providers:
+            await provider.start()
+        await asyncio.to_thread(self._read_modules)
+        return self.engine.resume(self.database.unfinished()) if resume else 0
+
+    async def close(self) -> None:
+        """Stop everything; works after a failed start too."""
+        await self.engine.close()
+        for provider in reversed(self._providers):
+            await provider.close()
+        self.sandbox.close()
+        self.brains.close()
+        self.database.close()
+
+    # Modules
+
+    def load(self, module: ModuleRef) -> Guest:
+        """The guest of a module, from its bytes in the home."""
+        return self.sandbox.load(self.home.modules / f"{module.digest}.wasm", module.digest)
+
+    def _read_modules(self) -> None:
+        for row in self.database.modules():
+            self._read_module(row)
+
+    def _read_module(self, row: dict[str, Any]) -> None:
+        wasm = self.home.modules / f"{row['digest']}.wasm"
+        package = read_package(self.home.root / row["folder"], wasm)
+        limits = package.manifest.limits
+        self._packages[row["id"]] = (
+            ModuleRef(row["publisher"], row["id"], row["version"], row["digest"], limits),
+            package,
+        )
+
+    def modules(self) -> list[tuple[ModuleRef, Package]]:
+        return [self._packages[name] for name in sorted(self._packages)]
+
+    def module(self, name: str) -> tuple[ModuleRef, Package]:
+        """An installed module by id. Raises `BadInput`."""
+        if name not in self._packages:
+            have = ", ".join(sorted(self._packages)) or "none"
+            raise BadInput("agent.unknown", f"there is no agent {name!r}; installed: {have}", "loket agents")
+        return self._packages[name]
+
+    async def install(self, folder: Path, publisher: str, granted: Sequence[str], granted_by: str) -> ModuleRef:
+        """Install a module's folder; the owner has decided on it and on these capabilities.
+
+        Raises `BadInput` where the folder is no module of ours, or belongs to another publisher's module.
+        """
+        package = await asyncio.to_thread(read_package, folder, self._stock_wasm())
+        name = package.manifest.id
+        self._check_publisher(name, publisher)
+        asked = {want.name: want for want in package.manifest.capabilities}
+        self._check_granted(granted, set(asked), name)
+        target = await asyncio.to_thread(place, package, self.home.packages, self.home.modules, self.sandbox.check)
+        ref = ModuleRef(publisher, name, package.manifest.version, package.digest, package.manifest.limits)
+        folder_name = str(target.relative_to(self.home.root))
+        now = self.now()
+        self.journal.also(self.database.module_installed(ref, package.manifest.kind, folder_name, now))
+        self.grants.accept(publisher, name, package.digest, now)
+        for capability in granted:
+            want = asked[capability]
+            self.grants.allow(Grant(publisher, name, capability, want.constraints, granted_by, now, want.reason))
+        self._read_module({"publisher": publisher, "folder": folder_name, **_ref_row(ref)})
+        await asyncio.to_thread(self.load, ref)
+        return ref
+
+    def _check_publisher(self, name: str, publisher: str) -> None:
+        held = self._packages.get(name)
+        if held is not None and held[0].publisher != publisher:
+            raise BadInput(
+                "package.publisher",
+                f"{name} is installed from publisher {held[0].publisher}, and this one is from {publisher}",
+                f"choose another id, or remove it first: loket remove {name}",
+            )
+
+    def _check_granted(self, granted: Sequence[str], asked: set[str], name: str) -> None:
+        for capability in granted:
+            if capability not in asked:
+                raise BadInput(
+                    "grant.unasked",
+                    f"{name} does not ask for {capability}",
+                    f"it asks for: {', '.join(sorted(asked)) or 'nothing'}",
+                )
+
+    def _stock_wasm(self) -> Path | None:
+        held = self._packages.get(STOCK_AGENT)
+        return self.home.modules / f"{held[0].digest}.wasm" if held else None
+
+    async def remove(self, name: str) -> None:
+        """Remove a module and its grants; its brain and its journal stay."""
+        ref, _package = self.module(name)
+        for grant in self.grants.held(ref.publisher, name):
+            self.grants.revoke(ref.publisher, name, grant.capability)
+        self.journal.also(self.database.module_removed(name))
+        await asyncio.to_thread(self.journal.sync)
+        del self._packages[name]
+        self.sandbox.forget(ref.digest)
+        needed = self.database.needed_digests() | {kept.digest for kept, _ in self._packages.values()}
+        await asyncio.to_thread(discard, self.home.packages, self.home.modules, name, needed)
+
+    async def ensure_stock_agent(self) -> bool:
+        """Install the stock agent at first start, or its newer bytes. Whether anything was done.
+
+        At first start the owner's decision to run this distribution includes what its agent asks for; a later version
+        keeps its grants and gets no new ones by itself.
+        """
+        folder = resource("agents") / STOCK_AGENT
+        package = await asyncio.to_thread(read_package, folder)
+        held = self._packages.get(STOCK_AGENT)
+        if held is not None and (held[0].digest, held[0].version) == (package.digest, package.manifest.version):
+            return False
+        first = held is None and not self.grants.held(STOCK_PUBLISHER, STOCK_AGENT)
+        granted = [want.name for want in package.manifest.capabilities] if first else []
+        await self.install(folder, STOCK_PUBLISHER, granted, "owner, with the distribution")
+        return True
+
+    # Messages and calls
+
+    async def send(self, agent: str, text: str, *, conversation: str = "main", message: str | None = None) -> str:
+        """Accept the owner's message for an agent; the run's id. The same `message` id is accepted only once."""
+        if message is None:
+            return await self._accept(agent, text, conversation, None)
+        key = (agent, message)
+        known = await asyncio.to_thread(self.database.run_of_message, agent, message)
+        if known is not None:
+            return known
+        if key in self._messages:
+            return await asyncio.shield(self._messages[key])
+        accepting = self._messages[key] = asyncio.get_running_loop().create_future()
+        try:
+            run = await self._accept(agent, text, conversation, message)
+        except BaseException:
+            accepting.cancel()
+            raise
+        else:
+            accepting.set_result(run)
+            return run
+        finally:
+            del self._messages[key]
+
+    async def _accept(self, agent: str, text: str, conversation: str, message: str | None) -> str:
+        ref, package = self.module(agent)
+        args = {
+            "text": text,
+            "conversation": conversation,
+            "agent": agent,
+            "persona": package.persona,
+            "rules": package.rules,
+            "tools": self._tools(ref),
+        }
+        principal = Principal("agent", agent)
+        request = self._request(agent, principal, ref, conversation, "message", args)
+        return await self.engine.submit(request, message)
+
+    def _tools(self, ref: ModuleRef) -> list[dict[str, Json]]:
+        """What the agent may offer to a model: granted capabilities, models and the clockwork left out."""
+        granted = {grant.capability for grant in self.grants.held(ref.publisher, ref.id)}
+        return [
+            {"name": c.id, "description": c.summary, "parameters": c.arguments}
+            for c in self.registry.all()
+            if c.id in granted and not c.side and c.family != "llm"
+        ]
+
+    async def direct(self, agent: str, capability: str, args: dict[str, Json]) -> Ending:
+        """A call that the owner makes, through the counter like any other. Raises the error it ended with."""
+        request = self._request(agent, OWNER, None, f"owner-{uuid.uuid4().hex[:8]}", capability, args)
+        return await self.finished(await self.engine.submit(request))
+
+    def _request(
+        self,
+        agent: str,
+        principal: Principal,
+        module: ModuleRef | None,
+        conversation: str,
+        operation: str,
+        args: dict[str, Json],
+    ) -> RunRequest:
+        run = new_id(self.now())
+        return RunRequest(run, run, agent, principal, module, conversation, operation, args, (str(OWNER),), self.now())
+
+    async def finished(self, run: str) -> Ending:
+        """Wait for the end of a run, unfinished or not. Raises `BadInput` where there is no such run."""
+        try:
+            return await self.engine.result(run)
+        except KeyError:
+            found = await asyncio.to_thread(self.database.run, run)
+        if found is None or found["ended"] is None:
+            raise BadInput("run.unknown", f"there is no finished run {run}", "loket runs list")
+        return Ending(
+            RunStatus(found["status"]),
+            found["ended"],
+            found["answer"],
+            found["error"],
+            found["calls"],
+            found["tokens"],
+            found["money"],
+        )
+
+
+def _ref_row(ref: ModuleRef) -> dict[str, Any]:
+    return {"id": ref.id, "version": ref.version, "digest": ref.digest}
+
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+def new_id(now: float) -> str:
+    """An id that sorts by time: 9 digits of base 32 (Crockford's) of milliseconds, 11 of randomness."""
+    number = (int(now * 1000) << 55) | (uuid.uuid4().int >> 73)
+    digits = []
+    for _ in range(20):
+        number, digit = divmod(number, 32)
+        digits.append(_ALPHABET[digit])
+    return "".join(reversed(digits))
+
+
+@contextlib.asynccontextmanager
+async def running(home: Home, *, resume: bool = True, **parts: Any) -> AsyncIterator[Loket]:
+    """Hold the home and run Loket on it until the context ends. `parts` go to `Loket`, for tests and benchmarks."""
+    home.prepare()
+    with hold(home):
+        config = load_config(home.config)
+        if "llm" not in parts:
+            parts["llm"], parts["vault"] = await default_llm(home, config)
+        parts.setdefault("vault", FileVault(home.vault))
+        system = Loket(home, config, **parts)
+        try:
+            await system.start(resume=resume)
+            await system.ensure_stock_agent()
+            yield system
+        finally:
+            await system.close()
+
+
+async def default_llm(home: Home, config: Config) -> tuple[Provider, FileVault]:
+    """The model provider that the settings ask for; without settings, what is found on this machine."""
+    raise NotImplementedError

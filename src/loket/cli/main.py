@@ -1,0 +1,86 @@
+"""The `loket` command."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from loket import __version__
+from loket.cli import bench, brain, models, modules, runs, server, show
+from loket.contracts import LoketError
+
+app = typer.Typer(
+    name="loket",
+    help="A local-first operating system for AI agents. Every ability passes one counter.\n\n"
+    "Exit codes: 0 done, 1 the work failed, 2 wrong usage, 3 refused.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+server.add_to(app)
+modules.add_to(app)
+models.add_to(app)
+bench.add_to(app)
+app.add_typer(runs.app, name="runs")
+app.command("brain", context_settings={"allow_interspersed_args": True})(brain.brain)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        show.say(f"loket {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    _home: Annotated[
+        str | None,
+        typer.Option("--home", help="Directory of the running system (LOKET_HOME; ~/.loket). May stand anywhere."),
+    ] = None,
+    _port: Annotated[
+        int | None, typer.Option("--port", help="Port on loopback (LOKET_PORT; 1987). May stand anywhere.")
+    ] = None,
+    _version_wanted: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Options for every command; `entry` has taken them out of the arguments already."""
+
+
+def _take_out(arguments: list[str]) -> list[str]:
+    """Put `--home` and `--port`, wherever they stand before a bare `--`, into the environment."""
+    names = {"--home": "LOKET_HOME", "--port": "LOKET_PORT"}
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word == "--":
+            return [*rest, word, *words]
+        if name in names and (equals or (value := next(words, ""))):
+            os.environ[names[name]] = value
+        else:
+            rest.append(word)
+    return rest
+
+
+def entry() -> None:
+    """Run the command line; the process's exit code says how it went."""
+    arguments = _take_out(sys.argv[1:])
+    try:
+        app(args=arguments, prog_name="loket")
+    except LoketError as error:
+        show.error(error, as_object="--json" in arguments)
+        sys.exit(show.exit_code(error))
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(show.FAILED)
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,150 @@
+"""`loket new`, `build`, `install`, `remove`, `agents`, `caps`, `grants`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from loket.cli import client, show
+
+_new = typer.Typer(help="Start something of your own.", no_args_is_help=True)
+_grants = typer.Typer(help="What modules may do: list, allow, revoke.", no_args_is_help=True)
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The module's folder (it holds loket.toml).")]
+Agent = Annotated[str, typer.Argument(help="The module's id.")]
+CapabilityName = Annotated[str, typer.Argument(metavar="CAPABILITY", help="For instance kv.get (`loket caps`).")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.add_typer(_new, name="new")
+    app.add_typer(_grants, name="grants")
+    app.command(epilog="Example: loket build weather")(build)
+    app.command(epilog="Example: loket install weather --yes")(install)
+    app.command(epilog="Example: loket remove weather")(remove)
+    app.command()(agents)
+    app.command(epilog="Example: loket caps brain.search")(caps)
+
+
+@_new.command("agent", epilog="Example: loket new agent weather && loket build weather && loket install weather")
+def new_agent(
+    name: Annotated[str, typer.Argument(help="The agent's id: small letters, digits, hyphens.")],
+    directory: Annotated[Path, typer.Option(help="Where the folder is made.")] = Path(),
+    json_: show.JsonFlag = False,
+) -> None:
+    """Make a folder with a small agent that runs as it is."""
+    from loket.packages.scaffold import new_agent as make
+
+    folder = make(name, directory)
+    if json_:
+        show.as_json({"agent": name, "folder": str(folder)})
+    else:
+        show.say(f"Made {folder}. Next: loket build {folder} && loket install {folder} && loket ask {name} Hello")
+
+
+def build(folder: Folder, json_: show.JsonFlag = False) -> None:
+    """Build a module's WebAssembly from its sources (needs the extra `build`)."""
+    from loket.packages.build import build as make
+
+    built = make(folder, progress=None if json_ else show.say)
+    if json_:
+        show.as_json({"path": str(built.path), "digest": built.digest, "seconds": round(built.seconds, 1)})
+    else:
+        show.say(f"Built {built.path} in {built.seconds:.1f} s (sha256 {built.digest[:16]}...)")
+
+
+def install(
+    folder: Annotated[Path, typer.Argument(metavar="DIR|FILE", help="A module's folder, or its module.wasm.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Grant everything that it asks for.")] = False,
+    grant: Annotated[list[str] | None, typer.Option(help="Grant just this capability; may be repeated.")] = None,
+    no_grants: Annotated[bool, typer.Option("--no-grants", help="Grant nothing now.")] = False,
+    json_: show.JsonFlag = False,
+) -> None:
+    """Install a built module: see what it asks for, decide, and it runs at once, without a restart."""
+    place = (folder.parent if folder.is_file() else folder).absolute()
+    asked = client.perform("module.inspect", folder=str(place))
+    fresh = [want["name"] for want in asked["wants"] if not want["held"]]
+    if not json_:
+        _show_asked(asked)
+    granted = _decide(fresh, yes=yes, only=grant, nothing=no_grants or json_)
+    result = client.perform("module.install", folder=str(place), grant=granted)
+    if json_:
+        show.as_json(result)
+        return
+    show.say(f"Installed {result['id']} {result['version']} (sha256 {result['digest'][:16]}...)")
+    for name in result["asks"]:
+        show.say(f"  not granted: {name}    loket grants allow {result['id']} {name}")
+
+
+def _show_asked(asked: dict[str, Any]) -> None:
+    show.say(f"{asked['id']} {asked['version']} ({asked['kind']}) from {asked['publisher']}: {asked['summary']}")
+    rows = [["granted" if want["held"] else "new", want["name"], want["reason"]] for want in asked["wants"]]
+    show.table(["", "asks for", "because it"], rows, "It asks for nothing.")
+
+
+def _decide(fresh: list[str], *, yes: bool, only: list[str] | None, nothing: bool) -> list[str]:
+    """What the owner grants of what is new. Without a terminal and without a flag: nothing."""
+    if only:
+        return only
+    if yes:
+        return fresh
+    if nothing or not fresh or not sys.stdin.isatty():
+        return []
+    return [name for name in fresh if typer.confirm(f"Grant {name}?", default=False)]
+
+
+def remove(agent: Agent, json_: show.JsonFlag = False) -> None:
+    """Remove a module and its grants; what it remembers and what it did stay."""
+    result = client.perform("module.remove", agent=agent)
+    show.as_json(result) if json_ else show.say(f"Removed {agent}; its brain and its journal stay.")
+
+
+def agents(json_: show.JsonFlag = False) -> None:
+    """List installed modules."""
+    result = client.perform("agents")
+    if json_:
+        show.as_json(result)
+        return
+    rows = [[a["id"], a["version"], a["publisher"], a["summary"], ", ".join(a["asks"])] for a in result["agents"]]
+    show.table(["id", "version", "publisher", "summary", "asks beyond its grants"], rows, "no modules are installed")
+
+
+def caps(
+    name: Annotated[str | None, typer.Argument(metavar="[CAPABILITY]", help="Show one with its schemas.")] = None,
+    json_: show.JsonFlag = False,
+) -> None:
+    """List the capabilities that exist, or show one."""
+    result = client.perform("caps", name=name)
+    if json_ or name is not None:
+        show.as_json(result)
+        return
+    rows = [[c["id"], c["effect"], c["summary"]] for c in result["capabilities"]]
+    show.table(["capability", "effect", "summary"], rows, "none")
+
+
+@_grants.command("list")
+def grants_list(
+    agent: Annotated[str | None, typer.Argument(help="Only this module's.")] = None, json_: show.JsonFlag = False
+) -> None:
+    """List grants: who may do what, since when and because of whom."""
+    result = client.perform("grants.list", agent=agent)
+    if json_:
+        show.as_json(result)
+        return
+    rows = [[g["agent"], g["capability"], show.when(g["at"]), g["by"], g["reason"]] for g in result["grants"]]
+    show.table(["module", "capability", "granted", "by", "because it"], rows, "nothing is granted")
+
+
+@_grants.command("allow", epilog="Example: loket grants allow weather kv.get")
+def grants_allow(agent: Agent, capability: CapabilityName, json_: show.JsonFlag = False) -> None:
+    """Let a module use a capability, from its next call on."""
+    result = client.perform("grants.allow", agent=agent, capability=capability)
+    show.as_json(result) if json_ else show.say(f"{agent} may use {capability}")
+
+
+@_grants.command("revoke", epilog="Example: loket grants revoke weather kv.get")
+def grants_revoke(agent: Agent, capability: CapabilityName, json_: show.JsonFlag = False) -> None:
+    """Take a grant back, from the next call on."""
+    result = client.perform("grants.revoke", agent=agent, capability=capability)
+    show.as_json(result) if json_ else show.say(f"{agent} may not use {capability} any more")

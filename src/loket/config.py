@@ -1,0 +1,90 @@
+"""Settings (`config.toml` of the home), decoded into types once. An unknown key is an error."""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from loket.contracts import BadInput
+from loket.home import DEFAULT_PORT
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting: its place in the file, type, default and meaning (`docs/operations.md` is tested against these)."""
+
+    key: str
+    kind: type
+    default: Any
+    about: str
+    least: float = 0
+
+
+SETTINGS = (
+    Setting("server.port", int, DEFAULT_PORT, "port on loopback", 1),
+    Setting("server.workers", int, 4, "threads that run modules at the same time", 1),
+    Setting("limits.tokens_per_day", int, None, "model tokens of all agents in a day (UTC); no bound if left out"),
+    Setting("limits.money_per_day", float, None, "US dollars of all agents in a day (UTC); no bound if left out"),
+    Setting("limits.open_brains", int, 64, "brains that are open at the same time", 1),
+)
+
+_BY_KEY = {setting.key: setting for setting in SETTINGS}
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The decoded settings. `models` is the table of that name, read by the model provider."""
+
+    port: int = DEFAULT_PORT
+    workers: int = 4
+    tokens_per_day: int | None = None
+    money_per_day: float | None = None
+    open_brains: int = 64
+    models: Mapping[str, Any] = field(default_factory=dict)
+
+
+def load_config(path: Path) -> Config:
+    """Read a settings file; a missing one gives the defaults. Raises `BadInput` that names the key."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Config()
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadInput("config.unreadable", f"{path} cannot be read: {error}", "mend the file") from None
+    values: dict[str, Any] = {}
+    for section, content in table.items():
+        if section == "models":
+            values["models"] = _table(content, section)
+            continue
+        for name, value in _table(content, section).items():
+            setting = _known(f"{section}.{name}", path)
+            values[name] = _checked(setting, value, path)
+    return Config(**values)
+
+
+def _table(content: Any, section: str) -> Mapping[str, Any]:
+    if not isinstance(content, dict):
+        raise BadInput("config.type", f"{section} must be a table", f"write [{section}] and its settings below it")
+    return content
+
+
+def _known(key: str, path: Path) -> Setting:
+    if key in _BY_KEY:
+        return _BY_KEY[key]
+    near = difflib.get_close_matches(key, _BY_KEY, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"settings are {', '.join(_BY_KEY)} and the table [models]"
+    raise BadInput("config.unknown", f"{path} has an unknown setting {key}", hint)
+
+
+def _checked(setting: Setting, value: Any, path: Path) -> Any:
+    kinds = (int, float) if setting.kind is float else (setting.kind,)
+    if isinstance(value, bool) or not isinstance(value, kinds) or value < setting.least:
+        kind = "number" if setting.kind is float else "whole number"
+        raise BadInput(
+            "config.type",
+            f"{setting.key} in {path} is {value!r}, and a {kind} of at least {setting.least:g} is needed",
+            f"it means: {setting.about}",
+        )
+    return value

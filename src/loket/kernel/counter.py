@@ -1,0 +1,518 @@
+"""The counter: the one way in which anything is done.
+
+`Counter.call` takes nine steps, in an order that never changes:
+
+1. identify, 2. decode, 3. grant, 4. decide, 5. reserve, 6. record the intent, 7. perform, 8. oblige,
+9. label, journal and settle.
+
+It is in the kernel because it is the kernel: whatever could be left out of these steps would be a second way in. The
+steps are mechanism; what is allowed is the policy's (step 4), what it means is the provider's (step 7). A replayed call
+takes its answer from the journal and does none of them.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from loket.contracts import (
+    WITHDRAW,
+    Answer,
+    Call,
+    Decision,
+    Failed,
+    Grant,
+    Labeller,
+    Labels,
+    Limits,
+    LoketError,
+    Obligation,
+    OnUncertain,
+    Policy,
+    Question,
+    Refusal,
+    RowKind,
+    RunEnded,
+    Suspended,
+    Tokens,
+    Usage,
+    Verdict,
+    from_dict,
+    join_labels,
+)
+from loket.kernel import sides
+from loket.kernel.grants import Grants
+from loket.kernel.journal import Journal
+from loket.kernel.quotas import Quotas, Reservation
+from loket.kernel.registry import Entry, Registry
+from loket.kernel.state import Pending, Recorded, RunState
+from loket.kernel.text import canonical, decode_object
+
+
+class Prepared(NamedTuple):
+    """A call that passed steps 2 to 4."""
+
+    entry: Entry
+    args: dict[str, Any]
+    text: str
+    """The arguments as canonical JSON."""
+    grant: Grant | None
+    labels: Mapping[str, Labels]
+    decision: Decision
+
+
+class Counter:
+    """Everything an agent, a person or another machine can do passes `call`. Thread-safe between runs."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        grants: Grants,
+        policy: Policy,
+        labeller: Labeller,
+        tokens: Tokens,
+        quotas: Quotas,
+        journal: Journal,
+        obligations: Mapping[str, Obligation],
+        now: Callable[[], float],
+    ) -> None:
+        self._registry = registry
+        self._grants = grants
+        self._policy = policy
+        self._labeller = labeller
+        self._tokens = tokens
+        self._quotas = quotas
+        self._journal = journal
+        self._obligations = obligations
+        self._now = now
+
+    def call(self, run: RunState, capability: str, args: str) -> str:
+        """Ask for a capability with arguments as JSON text; the answer as JSON text.
+
+        Raises `Refusal` (not allowed), `Failed` (tried, did not work), `RunEnded` (a limit ended the run), and
+        `Suspended` where the answer takes time: the call then stands in `run.pending`, for `finish`.
+        """
+        if not run.live:
+            return self._replay(run, capability, args)
+        prepared: Prepared | None = None
+        started = time.perf_counter()
+        try:
+            self._tokens.check(run.token)  # 1. identify
+            prepared = self._prepare(run, capability, args)  # 2. decode, 3. grant, 4. decide
+            if prepared.entry.capability.side:
+                return self._side(run, prepared)
+            reservation = self._reserve(run, prepared)  # 5. reserve
+        except Refusal as refusal:
+            self._refuse(run, capability, args, prepared, refusal, started)
+            raise
+        pending = self._record_intent(run, prepared, reservation)  # 6. record the intent
+        if pending.handler is None or prepared.entry.capability.waits:
+            run.pending = pending
+            self._journal.sync()
+            raise Suspended
+        return self._settle(run, pending, self._perform(pending))  # 7. perform, 8. oblige, 9. label, journal, settle
+
+    async def finish(self, run: RunState) -> None:
+        """Do steps 7 to 9 of a call that waits; its answer is then in the run's history."""
+        pending = run.pending
+        if pending is None or pending.handler is None:
+            raise Failed("kernel.pending", f"run {run.request.id} waits for nothing that can be performed")
+        try:
+            outcome = await self._perform_waiting(pending)
+        except asyncio.CancelledError:
+            self._quotas.settle(pending.reservation, Usage())
+            raise
+        try:
+            self._settle(run, pending, outcome)
+        except (Refusal, Failed):
+            pass  # it is in the history, and the module gets it from there
+        finally:
+            run.pending = None
+
+    def settle_by_owner(self, run: RunState, *, happened: bool) -> None:
+        """The owner's word about an effect that may or may not have happened."""
+        run.settled = "happened" if happened else "not"
+        pending, run.pending = run.pending, None
+        if pending is None or not happened:
+            return
+        error = Failed(
+            "effect.uncertain",
+            f"{pending.capability.id} was interrupted; the owner says that it happened, but its answer is lost",
+            "go on without its answer",
+            blame="machine",
+        )
+        self._outcome(run, pending, None, error, (), Usage())
+
+    # Steps 2 to 4
+
+    def _prepare(self, run: RunState, capability: str, args: str) -> Prepared:
+        entry = self._registry.find(capability)
+        if len(args) > entry.capability.args_kb << 10:
+            raise Refusal(
+                "limit.args",
+                f"the arguments of {capability} take {len(args):,} characters; {entry.capability.args_kb} KiB are allowed",
+                "send less in one call",
+            )
+        decoded, text = decode_object(args, f"the argument of {capability}")
+        wrong = entry.check_args(decoded)
+        if wrong is not None:
+            raise Refusal("arguments.invalid", f"{capability}: {wrong}", f"loket caps {capability} shows its arguments")
+        grant = self._grant(run, capability)
+        labels = self._labeller.of_args(decoded, run.exposed)
+        decision = self._decide(Question(run.request.principal, run.request, entry.capability, decoded, labels))
+        return Prepared(entry, decoded, text, grant, labels, decision)
+
+    def _grant(self, run: RunState, capability: str) -> Grant | None:
+        """The grant of the run's module; the owner's own calls need none."""
+        module = run.request.module
+        if module is None:
+            return None
+        return self._grants.find(module.publisher, module.id, module.digest, capability)
+
+    def _decide(self, question: Question) -> Decision:
+        """The policy's decision; a policy that fails, asks, or obliges to what nobody can do, is a denial."""
+        try:
+            decision = self._policy.decide(question)
+        except Exception as error:  # noqa: BLE001 - fail closed, whatever the policy does
+            raise Refusal(
+                "policy.failed", f"the policy could not decide ({type(error).__name__}: {error})", "mend the policy"
+            ) from None
+        unknown = [name for name in decision.obligations if name not in self._obligations]
+        if decision.verdict is Verdict.ALLOW and not unknown:
+            return decision
+        if unknown:
+            code, message = "policy.obligation", f"nobody can carry out the obligation {', '.join(unknown)}"
+        elif decision.verdict is Verdict.ASK:
+            code, message = "policy.ask", f"the owner would have to approve: {decision.reason}"
+        else:
+            code, message = "policy.denied", decision.reason
+        raise Refusal(code, message, decision.remedy, rules=decision.rules, blame="owner")
+
+    # Step 5
+
+    def _reserve(self, run: RunState, prepared: Prepared) -> Reservation:
+        return self._quotas.reserve(
+            run.request.agent, run.spent, self._limits_of(run), _tokens_needed(prepared.entry.capability.id, prepared)
+        )
+
+    @staticmethod
+    def _limits_of(run: RunState) -> Limits:
+        return run.request.module.limits if run.request.module else Limits()
+
+    # Step 6
+
+    def _record_intent(self, run: RunState, prepared: Prepared, reservation: Reservation) -> Pending:
+        capability = prepared.entry.capability
+        opened = run.open
+        attempt, handler = 1, prepared.entry.handler
+        if opened is not None:
+            self._same_as_open(opened, capability.id, prepared.text)
+            attempt = opened.attempt + 1
+            if capability.on_uncertain is OnUncertain.ASK and run.settled is None:
+                handler = None
+            elif capability.on_uncertain is OnUncertain.REPEAT:
+                run.spent.tokens += opened.held  # both attempts are charged
+        call = Call(
+            run=run.request.id,
+            ordinal=run.next_ordinal,
+            agent=run.request.agent,
+            conversation=run.request.conversation,
+            principal=run.request.principal,
+            capability=capability.id,
+            args=prepared.args,
+            labels=run.exposed,
+            constraints=prepared.grant.constraints if prepared.grant else {},
+            attempt=attempt,
+            deadline_s=capability.timeout_s,
+            emit=_pieces(run, attempt),
+        )
+        pending = Pending(
+            call, prepared.text, capability, prepared.decision, reservation, prepared.labels, handler, time.perf_counter()
+        )
+        if capability.effect.changes and not (opened and (handler is None or _deduped(capability.on_uncertain))):
+            self._append(run, RowKind.INTENT, pending, None, (), None)
+            self._journal.sync()
+        return pending
+
+    @staticmethod
+    def _same_as_open(opened: Recorded, capability: str, args: str) -> None:
+        if (opened.capability, opened.args) != (capability, args):
+            raise RunEnded(
+                "replay.diverged",
+                f"after the crash the module asked for {capability}, and the journal has {opened.capability} there",
+                "`loket runs show` has both; the module does not depend on its answers alone",
+            )
+
+    # Step 7
+
+    def _perform(self, pending: Pending) -> Answer | LoketError:
+        handler = pending.handler
+        try:
+            answer = handler(pending.call) if handler is not None else None
+        except (Refusal, Failed) as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - a provider's crash is an error answer, never the kernel's
+            return _crashed(pending, error)
+        return self._checked(pending, answer)
+
+    async def _perform_waiting(self, pending: Pending) -> Answer | LoketError:
+        handler = pending.handler
+        try:
+            async with asyncio.timeout(pending.capability.timeout_s):
+                answer = await handler(pending.call)  # type: ignore[misc] - a capability that waits has an async handler
+        except (Refusal, Failed) as error:
+            return error
+        except TimeoutError:
+            return Failed(
+                "provider.timeout",
+                f"{pending.capability.id} gave no answer within {pending.capability.timeout_s:g} s",
+                "try again, or ask for less",
+            )
+        except Exception as error:  # noqa: BLE001 - a provider's crash is an error answer, never the kernel's
+            return _crashed(pending, error)
+        return self._checked(pending, answer)
+
+    def _checked(self, pending: Pending, answer: object) -> Answer | LoketError:
+        """An answer that keeps to its schema and its size; anything else is the provider's failure."""
+        name = pending.capability.id
+        if not isinstance(answer, Answer):
+            return Failed("provider.answer", f"the provider of {name} returned no answer", "mend the provider")
+        wrong = self._registry.find(name).check_answer(answer.value)
+        if wrong is not None:
+            return Failed("provider.answer", f"the provider of {name} answered wrongly: {wrong}", "mend the provider")
+        return answer
+
+    # Steps 8 and 9
+
+    def _settle(self, run: RunState, pending: Pending, outcome: Answer | LoketError) -> str:
+        if isinstance(outcome, LoketError):
+            self._outcome(run, pending, None, outcome, (), Usage())
+            raise outcome
+        for name in pending.decision.obligations:
+            outcome = self._obligations[name](outcome)
+        text = canonical(outcome.value)
+        if len(text) > pending.capability.answer_kb << 10:
+            over = Failed(
+                "limit.answer",
+                f"the answer of {pending.capability.id} takes {len(text):,} characters; "
+                f"{pending.capability.answer_kb} KiB are allowed",
+                "ask for less at a time",
+            )
+            self._outcome(run, pending, None, over, (), outcome.usage)
+            raise over
+        labels = self._labeller.of_answer(pending.capability, outcome, run.exposed)
+        self._outcome(run, pending, text, None, labels, outcome.usage)
+        return text
+
+    def _outcome(
+        self, run: RunState, pending: Pending, text: str | None, error: LoketError | None, labels: Labels, usage: Usage
+    ) -> None:
+        changes = pending.capability.effect.changes
+        self._quotas.settle(pending.reservation, usage)
+        recorded = self._append(run, RowKind.OUTCOME if changes else RowKind.CALL, pending, text, labels, error, usage)
+        run.remember(recorded)
+        run.emit("call", _event(pending, error))
+
+    def _append(
+        self,
+        run: RunState,
+        kind: RowKind,
+        pending: Pending,
+        text: str | None,
+        labels: Labels,
+        error: LoketError | None,
+        usage: Usage | None = None,
+    ) -> Recorded:
+        call, decision = pending.call, pending.decision
+        meta: dict[str, Any] = {
+            "capability": call.capability,
+            "effect": pending.capability.effect.value,
+            "principal": str(call.principal),
+            "root": run.request.root,
+            "decision": decision.verdict.value,
+            "rules": decision.rules,
+            "policy": decision.policy,
+            "reason": decision.reason,
+            "attempt": call.attempt,
+        }
+        if kind is not RowKind.OUTCOME:
+            meta["arg_labels"] = pending.arg_labels
+        if kind is RowKind.INTENT:
+            meta["held"] = pending.reservation.tokens
+        else:
+            meta["labels"] = labels
+            meta["ms"] = round((time.perf_counter() - pending.started) * 1000, 3)
+        if usage is not None and usage != Usage():
+            meta["usage"] = {"in": usage.tokens_in, "out": usage.tokens_out, "money": usage.money}
+        if error is not None:
+            meta["error"] = error.code
+        side = run.sides.record() if kind is not RowKind.OUTCOME else None
+        args = pending.text
+        value = _value(None if kind is RowKind.OUTCOME else args, text, error, side)
+        self._journal.append(run.request.id, call.ordinal, kind, meta, value)
+        return Recorded(
+            call.ordinal,
+            call.capability,
+            args,
+            text,
+            error.as_dict() if error else None,
+            run.recorded_sides() if kind is RowKind.OUTCOME and run.open else run.sides.record(),
+            labels,
+            call.attempt,
+            pending.reservation.tokens,
+        )
+
+    def _refuse(
+        self, run: RunState, capability: str, args: str, prepared: Prepared | None, refusal: Refusal, started: float
+    ) -> None:
+        """A refused call is one row, and counts: a module that swallows refusals ends at its call limit."""
+        if run.spent.calls >= self._limits_of(run).calls:
+            raise RunEnded(
+                "limit.calls",
+                f"the run made {run.spent.calls} calls, its limit; the last one was refused: {refusal.message}",
+                'raise calls under [limits] in the module\'s "loket.toml"',
+            )
+        run.spent.calls += 1
+        meta = {
+            "capability": capability[:200],
+            "principal": str(run.request.principal),
+            "root": run.request.root,
+            "decision": Verdict.DENY.value,
+            "rules": refusal.rules or (refusal.code,),
+            "policy": prepared.decision.policy if prepared else "",
+            "reason": refusal.message,
+            "labels": (),
+            "ms": round((time.perf_counter() - started) * 1000, 3),
+            "error": refusal.code,
+        }
+        text = _safe(args)
+        side = run.sides.record()
+        self._journal.append(run.request.id, run.next_ordinal, RowKind.CALL, meta, _value(text, None, refusal, side))
+        recorded = Recorded(run.next_ordinal, capability[:200], text, None, refusal.as_dict(), side, ())
+        run.remember(recorded)
+        run.emit("call", {"capability": capability[:200], "decision": "deny", "reason": refusal.message})
+
+    # The clock, randomness and logs
+
+    def _side(self, run: RunState, prepared: Prepared) -> str:
+        name = prepared.entry.capability.id
+        answer = sides.perform(run, name, prepared.args, self._now)
+        run.sides.note(name, prepared.text)
+        return canonical(answer)
+
+    # Replay
+
+    def _replay(self, run: RunState, capability: str, args: str) -> str:
+        """Answer from the journal, if the module asks the same as it did then.
+
+        Raises `RunEnded` (`replay.diverged`) that names the row where it does not.
+        """
+        following = run.history[run.position] if run.position < len(run.history) else None
+        if self.is_side(capability) and not (following is not None and _refused_side(following, capability, run)):
+            decoded, text = decode_object(args, f"the argument of {capability}")
+            answer = sides.perform(run, capability, decoded, self._now)
+            run.sides.note(capability, text)
+            return canonical(answer)
+        if following is None:
+            raise RunEnded("replay.diverged", f"the module asks for {capability} after its last journaled call", _LOOK)
+        if (following.capability, following.args) != (capability[:200], _safe(args)):
+            raise RunEnded(
+                "replay.diverged",
+                f"call {following.ordinal} is {capability} now, and {following.capability} in the journal"
+                if following.capability != capability
+                else f"the arguments of call {following.ordinal} ({capability}) are not those in the journal",
+                _LOOK,
+            )
+        if not run.sides.matches(following.sides):
+            raise RunEnded(
+                "replay.diverged",
+                f"the clock, random or log calls before call {following.ordinal} are not those in the journal",
+                _LOOK,
+            )
+        run.exposed = join_labels(run.exposed, following.labels)
+        run.pass_by()
+        if following.answer is not None:
+            return following.answer
+        raise from_dict(following.error or {})
+
+    def is_side(self, capability: str) -> bool:
+        """Whether a capability's calls travel on the next row."""
+        try:
+            return self._registry.find(capability).capability.side
+        except Refusal:
+            return False
+
+
+_LOOK = "the module or the journal is not what it was; `loket runs verify` says which"
+
+
+def _refused_side(following: Recorded, capability: str, run: RunState) -> bool:
+    """Whether the side call that the module makes now is the one that was refused then."""
+    return following.capability == capability and following.error is not None and run.sides.matches(following.sides)
+
+
+def _deduped(rule: OnUncertain) -> bool:
+    return rule is OnUncertain.DEDUPE
+
+
+def _safe(args: str) -> str:
+    """Arguments for a row: canonical where they can be read, else the text itself as a JSON string."""
+    try:
+        return decode_object(args, "")[1]
+    except Refusal:
+        return canonical(args.encode("utf-8", "replace").decode()[:2000])
+
+
+def _value(args: str | None, answer: str | None, error: LoketError | None, side: Mapping[str, Any] | None) -> str:
+    """A row's value as JSON text, from parts that are canonical already."""
+    parts = []
+    if answer is not None:
+        parts.append(f'"answer":{answer}')
+    if args is not None:
+        parts.append(f'"args":{args}')
+    if error is not None:
+        parts.append(f'"error":{canonical(error.as_dict())}')
+    if side is not None:
+        parts.append(f'"sides":{canonical(side)}')
+    return "{" + ",".join(parts) + "}"
+
+
+def _tokens_needed(capability: str, prepared: Prepared) -> int:
+    """Tokens to hold for a call of a model: a quarter of the prompt's characters and all that may be written."""
+    if capability != "llm.complete":
+        return 0
+    return len(prepared.text) // 4 + int(prepared.args.get("max_tokens", 1024))
+
+
+def _crashed(pending: Pending, error: Exception) -> Failed:
+    return Failed(
+        "provider.crashed",
+        f"the provider of {pending.capability.id} failed: {type(error).__name__}: {error}",
+        "look at the log; the call may be tried again",
+    )
+
+
+def _pieces(run: RunState, attempt: int) -> Callable[[str], None]:
+    """Hands provisional pieces of an answer to whoever watches the run, numbered by attempt; a withdrawal starts the
+    next attempt."""
+    number = attempt
+
+    def emit(piece: str) -> None:
+        nonlocal number
+        if piece == WITHDRAW:
+            run.emit("withdrawn", {"attempt": number})
+            number += 1
+        else:
+            run.emit("piece", {"text": piece, "attempt": number})
+
+    return emit
+
+
+def _event(pending: Pending, error: LoketError | None) -> dict[str, Any]:
+    return {
+        "capability": pending.call.capability,
+        "decision": pending.decision.verdict.value,
+        "reason": pending.decision.reason,
+        "error": error.code if error else None,
+    }

@@ -1,0 +1,436 @@
+"""The embedded engine: runs modules on their journals, one kernel process per home.
+
+It is in the kernel because order and durability are its promises: what was accepted is answered exactly once, in the
+order of its conversation, whatever stops in between. There is no queue beside the journal: unfinished runs are read
+from it at start and run again. A run that waits holds no thread, no instance and not its agent.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from loket.contracts import (
+    Ending,
+    Failed,
+    Guest,
+    LoketError,
+    ModuleRef,
+    Records,
+    Refusal,
+    RowKind,
+    RunEnded,
+    RunRequest,
+    RunStatus,
+    Segment,
+    Suspended,
+    Tokens,
+    join_labels,
+)
+from loket.kernel import sides
+from loket.kernel.counter import Counter
+from loket.kernel.grants import Grants
+from loket.kernel.journal import Journal
+from loket.kernel.quotas import Spent
+from loket.kernel.state import RunState, recorded_from
+from loket.kernel.text import canonical, decode_object
+from loket.kernel.waits import WaitGraph
+
+_TOKEN_LIFETIME_S = 30 * 24 * 3600.0
+
+
+@dataclass(slots=True)
+class _Active:
+    """An unfinished run and what hangs on it."""
+
+    run: RunState
+    ended: asyncio.Future[Ending]
+    watchers: list[asyncio.Queue[dict[str, Any]]] = field(default_factory=list)
+    predecessor: "_Active | None" = None
+    """The run before it in its conversation, where that is unfinished."""
+    interrupted: bool = False
+    """Accepted before the last start: its journal has to be read first."""
+    owner_spoke: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+
+
+class _Host:
+    """What the sandbox hands to a module: the counter, for one run."""
+
+    __slots__ = ("_counter", "_run")
+
+    def __init__(self, counter: Counter, run: RunState) -> None:
+        self._counter = counter
+        self._run = run
+
+    @property
+    def live(self) -> bool:
+        return self._run.live
+
+    @property
+    def stopped(self) -> LoketError | None:
+        return self._run.stopped
+
+    def __call__(self, capability: str, args: str) -> str:
+        return self._counter.call(self._run, capability, args)
+
+
+class Engine:
+    """Accepts, runs, resumes, stops. `submit`, `result`, `watch`, `stop`, `settle` are called on the event loop.
+
+    `load` gives the guest for a module (it may take seconds: it is called on a worker thread).
+    """
+
+    def __init__(
+        self,
+        *,
+        counter: Counter,
+        journal: Journal,
+        grants: Grants,
+        records: Records,
+        tokens: Tokens,
+        load: Callable[[ModuleRef], Guest],
+        now: Callable[[], float],
+        workers: int,
+    ) -> None:
+        self._counter = counter
+        self._journal = journal
+        self._grants = grants
+        self._records = records
+        self._tokens = tokens
+        self._load = load
+        self._now = now
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="loket-run")
+        self._writer = ThreadPoolExecutor(2, thread_name_prefix="loket-sync")
+        self._active: dict[str, _Active] = {}
+        self._agents: dict[str, asyncio.Lock] = {}
+        self._last: dict[tuple[str, str], str] = {}
+        self._waits = WaitGraph()
+        self._closing = False
+
+    async def submit(self, request: RunRequest, message: str | None = None) -> str:
+        """Accept a run: it is on the disk when this returns, and will be answered exactly once. Its id.
+
+        Raises `Refusal` where it would close a cycle of waits or goes too deep.
+        """
+        limits = request.module.limits if request.module else None
+        if limits is not None and request.depth > limits.depth:
+            raise Refusal(
+                "limit.depth",
+                f"runs that ask for each other may be {limits.depth} deep",
+                'ask less deeply, or raise depth under [limits] in "loket.toml"',
+            )
+        active = self._begin(request, os.urandom(sides.SEED))
+        try:
+            self._order(active)
+            await self._on_writer(self._record_start, active.run, message)
+        except BaseException:
+            self._forget(active)
+            raise
+        self._start(active)
+        return request.id
+
+    def resume(self, runs: Iterable[tuple[RunRequest, bytes]]) -> int:
+        """Go on with unfinished runs (request and seed), in the order in which they were accepted; their number."""
+        count = 0
+        for request, seed in runs:
+            active = self._begin(request, seed)
+            active.interrupted = True
+            self._order(active)
+            self._start(active)
+            count += 1
+        return count
+
+    async def result(self, run: str) -> Ending:
+        """Wait for the end of an unfinished run. Raises `KeyError` where it is not unfinished."""
+        return await asyncio.shield(self._active[run].ended)
+
+    def unfinished(self) -> dict[str, RunState]:
+        return {run: active.run for run, active in self._active.items()}
+
+    async def watch(self, run: str) -> AsyncIterator[dict[str, Any]]:
+        """Events of an unfinished run from now on; the last one has the type `end`."""
+        active = self._active.get(run)
+        if active is None:
+            return
+        queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        active.watchers.append(queue)
+        try:
+            while True:
+                event = await queue.get()
+                yield event
+                if event["type"] == "end":
+                    return
+        finally:
+            active.watchers.remove(queue)
+
+    def stop(self, run: str, reason: str = "the owner stopped the run") -> bool:
+        """End a run at its next call, tick or wait. False where it is not unfinished."""
+        active = self._active.get(run)
+        if active is None:
+            return False
+        active.run.stopped = RunEnded("run.stopped", reason, "start a new run", blame="owner")
+        self._tokens.revoke(run)
+        active.owner_spoke.set()
+        if active.run.status is RunStatus.WAITING and active.task is not None:
+            active.task.cancel()
+        return True
+
+    def settle(self, run: str, *, happened: bool) -> None:
+        """The owner's word about an effect that may or may not have happened. Raises `Refusal` if nothing is asked."""
+        active = self._active.get(run)
+        if active is None or active.run.status is not RunStatus.ASKING:
+            raise Refusal("run.not_asking", f"run {run} asks the owner nothing", "`loket runs list` shows which do")
+        self._counter.settle_by_owner(active.run, happened=happened)
+        active.owner_spoke.set()
+
+    async def drain(self) -> None:
+        """Wait until nothing runs (waiting runs are not waited for) and everything is on the disk."""
+        busy = [a for a in self._active.values() if a.run.status in (RunStatus.RUNNING, RunStatus.ACCEPTED)]
+        if busy:
+            await asyncio.wait([a.ended for a in busy], timeout=10)
+        await self._on_writer(self._journal.sync)
+
+    async def close(self) -> None:
+        """Leave unfinished runs to the next start; nothing is lost."""
+        self._closing = True
+        tasks = [active.task for active in self._active.values() if active.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.to_thread(self._pool.shutdown)
+        await self._on_writer(self._journal.sync)
+        self._writer.shutdown()
+
+    # Beginning
+
+    def _begin(self, request: RunRequest, seed: bytes) -> _Active:
+        loop = asyncio.get_running_loop()
+        token = self._tokens.mint(request.id, request.principal, _TOKEN_LIFETIME_S)
+        run = RunState(request, token, seed, request.labels)
+        active = _Active(run, loop.create_future())
+        run.emit = lambda kind, event: self._emit(loop, active, kind, event)
+        self._active[request.id] = active
+        return active
+
+    def _order(self, active: _Active) -> None:
+        """Queue behind the last run of the conversation, and have the parent wait."""
+        request = active.run.request
+        place = (request.agent, request.conversation)
+        before = self._active.get(self._last.get(place, ""))
+        if before is not None:
+            self._waits.add(request.id, before.run.request.id)
+            active.predecessor = before
+        if request.parent is not None and request.parent in self._active:
+            self._waits.add(request.parent, request.id)
+        self._last[place] = request.id
+
+    def _start(self, active: _Active) -> None:
+        active.task = asyncio.create_task(self._execute(active), name=active.run.request.id)
+
+    def _record_start(self, run: RunState, message: str | None) -> None:
+        request = run.request
+        module = request.module
+        meta = {
+            "principal": str(request.principal),
+            "root": request.root,
+            "parent": request.parent,
+            "depth": request.depth,
+            "agent": request.agent,
+            "conversation": request.conversation,
+            "operation": request.operation,
+            "publisher": module.publisher if module else None,
+            "module": module.id if module else None,
+            "version": module.version if module else None,
+            "digest": module.digest if module else None,
+            "limits": asdict(module.limits) if module else None,
+            "labels": request.labels,
+        }
+        value = canonical({"args": request.args, "seed": run.seed.hex()})
+        started = self._records.run_started(request, message)
+        seq = self._journal.append(request.id, 0, RowKind.START, meta, value, (started,))
+        self._journal.sync(seq)
+
+    def _restore(self, run: RunState) -> None:
+        """What the journal knows of a run that was interrupted."""
+        history, opened, _end = recorded_from(self._journal.rows(run.request.id))
+        run.history, run.open = history, opened
+        run.exposed = join_labels(run.exposed, *(recorded.labels for recorded in history))
+        used = [recorded.usage for recorded in history if recorded.usage]
+        run.spent = Spent(
+            calls=len(history),
+            tokens=sum(usage["in"] + usage["out"] for usage in used),
+            money=sum(usage["money"] for usage in used),
+        )
+
+    # Running
+
+    async def _execute(self, active: _Active) -> None:
+        run = active.run
+        try:
+            if active.predecessor is not None:
+                await asyncio.wait([active.predecessor.ended])
+                active.predecessor = None
+            if active.interrupted:
+                await self._on_writer(self._restore, run)
+            ending = await self._to_the_end(active)
+        except asyncio.CancelledError:
+            if self._closing or run.stopped is None:
+                active.ended.cancel()
+                raise
+            ending = await asyncio.shield(self._on_writer(self._finish, run, Segment(ended=run.stopped)))
+        except LoketError as error:
+            ending = await self._give_up(run, error)
+        self._forget(active)
+        if not active.ended.done():
+            active.ended.set_result(ending)
+        self._publish(active, {"type": "end", "run": run.request.id, **_end_event(ending)})
+
+    async def _to_the_end(self, active: _Active) -> Ending:
+        run = active.run
+        while True:
+            lock = self._agents.setdefault(run.request.agent, asyncio.Lock())
+            async with lock:
+                run.status = RunStatus.RUNNING
+                ending = await asyncio.get_running_loop().run_in_executor(self._pool, self._segment, run)
+            if ending is not None:
+                return ending
+            await self._wait(active)
+
+    async def _wait(self, active: _Active) -> None:
+        run = active.run
+        if run.pending is None:
+            raise Failed("kernel.pending", f"run {run.request.id} was suspended without a call", blame="machine")
+        if run.pending.handler is not None:
+            run.status = RunStatus.WAITING
+            await self._counter.finish(run)
+            return
+        run.status = RunStatus.ASKING
+        self._journal.also(self._records.run_status(run.request.id, RunStatus.ASKING))
+        await self._on_writer(self._journal.sync)
+        self._publish(active, {"type": "asking", "run": run.request.id, "capability": run.pending.capability.id})
+        active.owner_spoke.clear()
+        await active.owner_spoke.wait()
+
+    def _segment(self, run: RunState) -> Ending | None:
+        """One segment of a run, on a worker thread; None where it was suspended."""
+        run.rewind()
+        if run.stopped is not None:
+            return self._finish(run, Segment(ended=run.stopped))
+        segment = self._direct(run) if run.request.module is None else self._in_sandbox(run, run.request.module)
+        return None if segment.suspended else self._finish(run, segment)
+
+    def _in_sandbox(self, run: RunState, module: ModuleRef) -> Segment:
+        if not self._grants.runnable(module.digest):
+            return Segment(
+                ended=RunEnded(
+                    "module.revoked",
+                    f"the owner has revoked this version of {module.id}; its runs may be replayed, not resumed",
+                    f"install another version of {module.id} and ask again",
+                    blame="owner",
+                )
+            )
+        guest = self._load(module)
+        return guest.run(_Host(self._counter, run), run.request.operation, canonical(run.request.args), module.limits)
+
+    def _direct(self, run: RunState) -> Segment:
+        """A call that a person makes: the operation is the capability."""
+        try:
+            return Segment(answer=self._counter.call(run, run.request.operation, canonical(run.request.args)))
+        except Suspended:
+            return Segment(suspended=True)
+        except (Refusal, Failed) as error:
+            return Segment(refusal=error)
+        except LoketError as error:
+            return Segment(ended=error)
+
+    def _finish(self, run: RunState, segment: Segment) -> Ending:
+        """Write the terminal row and have it on the disk before anyone sees the answer."""
+        ending = self._ending(run, segment)
+        run.status = ending.status
+        meta = {
+            "principal": str(run.request.principal),
+            "root": run.request.root,
+            "status": ending.status.value,
+            "error": ending.error["code"] if ending.error else None,
+            "calls": ending.calls,
+            "tokens": ending.tokens,
+            "money": ending.money,
+            "labels": run.exposed,
+        }
+        value: dict[str, Any] = {"answer": ending.answer} if ending.answer is not None else {"error": ending.error}
+        side = run.sides.record()
+        if side is not None:
+            value["sides"] = side
+        ended = self._records.run_ended(run.request.id, ending)
+        seq = self._journal.append(run.request.id, len(run.history) + 1, RowKind.END, meta, canonical(value), (ended,))
+        self._journal.sync(seq)
+        return ending
+
+    def _ending(self, run: RunState, segment: Segment) -> Ending:
+        answer: Mapping[str, Any] | None = None
+        error = segment.ended or segment.refusal
+        if segment.answer is not None:
+            try:
+                answer, _text = decode_object(segment.answer, "the module's answer")
+            except Refusal as wrong:
+                error = RunEnded("module.answer", wrong.message, "answer with a JSON object")
+        spent = run.spent
+        return Ending(
+            _status(segment, error),
+            self._now(),
+            answer,
+            error.as_dict() if error is not None else None,
+            spent.calls,
+            spent.tokens,
+            round(spent.money, 6),
+        )
+
+    async def _give_up(self, run: RunState, error: LoketError) -> Ending:
+        """The kernel itself could not go on with a run; where even that cannot be written, the run stays unfinished."""
+        try:
+            return await self._on_writer(self._finish, run, Segment(ended=error))
+        except LoketError:
+            return Ending(RunStatus.FAILED, self._now(), error=error.as_dict())
+
+    # Around
+
+    def _emit(self, loop: asyncio.AbstractEventLoop, active: _Active, kind: str, event: dict[str, Any]) -> None:
+        """From any thread: an event for those who watch."""
+        if active.watchers:
+            loop.call_soon_threadsafe(self._publish, active, {"type": kind, **event})
+
+    @staticmethod
+    def _publish(active: _Active, event: dict[str, Any]) -> None:
+        for queue in active.watchers:
+            queue.put_nowait(event)
+
+    def _forget(self, active: _Active) -> None:
+        request = active.run.request
+        self._active.pop(request.id, None)
+        self._waits.done(request.id)
+        self._tokens.forget(request.id)
+        place = (request.agent, request.conversation)
+        if self._last.get(place) == request.id:
+            del self._last[place]
+
+    async def _on_writer(self, work: Callable[..., Any], *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._writer, work, *args)
+
+
+def _status(segment: Segment, error: LoketError | None) -> RunStatus:
+    if error is None:
+        return RunStatus.DONE
+    if error.code == "run.stopped":
+        return RunStatus.STOPPED
+    if error.code.startswith("limit.") and segment.ended is not None:
+        return RunStatus.LIMIT
+    if segment.refusal is not None and isinstance(error, Refusal) and not error.code.startswith("guest."):
+        return RunStatus.REFUSED
+    return RunStatus.FAILED
+
+
+def _end_event(ending: Ending) -> dict[str, Any]:
+    return {"status": ending.status.value, "answer": ending.answer, "error": ending.error}

@@ -1,0 +1,1 @@
+"""Modules and packages: the manifest, the builder and the templates."""

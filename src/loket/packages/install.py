@@ -1,0 +1,111 @@
+"""Puts a built module into the home: its folder under `packages/<id>/<version>/`, its bytes under their digest.
+
+Nothing is granted here; what a manifest asks for is only returned, for the owner to decide.
+"""
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from loket.contracts import BadInput
+from loket.packages.manifest import Manifest, load_manifest
+
+_KEPT = ("loket.toml", "persona.md", "rules.md", "README.md")
+_TEXT_LIMIT = 256 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A module's folder, read and checked: `wasm` is the file with its bytes, `digest` their SHA-256 (hex)."""
+
+    folder: Path
+    manifest: Manifest
+    wasm: Path
+    digest: str
+    persona: str
+    rules: str
+
+
+def read_package(folder: Path, stock: Path | None = None) -> Package:
+    """Read a module's folder. `stock` is the stock agent's module, for an agent without a module of its own.
+
+    Raises `BadInput` that names the file and what is wrong with it.
+    """
+    if not folder.is_dir():
+        raise BadInput("package.missing", f"there is no folder {folder}", "name the folder that holds loket.toml")
+    manifest = load_manifest(folder / "loket.toml")
+    wasm = folder / manifest.entry if manifest.entry is not None else stock
+    if manifest.entry is None and (folder / "module.wasm").is_file():
+        wasm = folder / "module.wasm"
+    if wasm is None or not wasm.is_file():
+        raise BadInput("package.unbuilt", f"{folder} has no built module", f"loket build {folder}")
+    digest = hashlib.sha256(wasm.read_bytes()).hexdigest()
+    return Package(folder, manifest, wasm, digest, _text(folder / "persona.md"), _text(folder / "rules.md"))
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size > _TEXT_LIMIT:
+            raise BadInput("package.size", f"{path.name} is larger than {_TEXT_LIMIT >> 10} KiB", "shorten it")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    except UnicodeDecodeError as error:
+        raise BadInput("package.text", f"{path} is not UTF-8: {error.reason}", "save it as UTF-8") from None
+
+
+def place(package: Package, packages: Path, modules: Path, check: Callable[[Path], str]) -> Path:
+    """Check the bytes (`check` raises `BadInput`), then put folder and bytes into the home, each in one rename.
+
+    The package's folder in the home. A folder of the same version is replaced; other versions stay.
+    """
+    check(package.wasm)
+    kept = modules / f"{package.digest}.wasm"
+    if not kept.exists():
+        _copy(package.wasm, kept)
+    target = packages / package.manifest.id / package.manifest.version
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=".new-"))
+    try:
+        _fill(package, fresh)
+        old = target.with_name(f".old-{target.name}")
+        shutil.rmtree(old, ignore_errors=True)
+        if target.exists():
+            target.rename(old)
+        fresh.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return target
+
+
+def _fill(package: Package, folder: Path) -> None:
+    for name in _KEPT:
+        if (package.folder / name).is_file():
+            shutil.copyfile(package.folder / name, folder / name)
+    skills = package.folder / "skills"
+    if skills.is_dir():
+        shutil.copytree(skills, folder / "skills", symlinks=True, ignore=_no_links)
+
+
+def _no_links(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if (Path(folder) / name).is_symlink()]
+
+
+def _copy(source: Path, target: Path) -> None:
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".new-", delete=False) as file:
+        temporary = Path(file.name)
+    shutil.copyfile(source, temporary)
+    temporary.replace(target)
+
+
+def discard(packages: Path, modules: Path, module: str, needed: Iterable[str]) -> None:
+    """Remove a module's folders, and the bytes that nothing needs any more (`needed`: digests to keep)."""
+    shutil.rmtree(packages / module, ignore_errors=True)
+    keep = set(needed)
+    for wasm in modules.glob("*.wasm"):
+        if wasm.stem not in keep:
+            wasm.unlink(missing_ok=True)

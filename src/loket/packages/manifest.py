@@ -1,0 +1,182 @@
+"""The manifest, `loket.toml`: decoded into types once, strictly. Every error names the file, the key and the remedy.
+
+Top level: `id`, `version`, `kind`, `summary`, `entry` (the component; left out, an agent runs on the stock agent's),
+`source` (the Python file that it is built from, `agent.py` if left out), then `[[capability]]`, `[[operation]]` and
+`[limits]`. Who published a module is no part of it: that comes from a signature.
+"""
+
+import re
+import tomllib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from loket.contracts import BadInput, Effect, Json, Limits
+from loket.contracts.catalogue import BY_ID
+from loket.packages.table import Table, suggestion
+
+FILE = "loket.toml"
+
+KINDS = ("agent", "tool", "skill", "channel", "app", "checks")
+
+ID = re.compile(r"[a-z][a-z0-9-]{1,40}")
+"""Of a module: also the name of an agent's folder."""
+
+_VERSION = re.compile(r"\d{1,6}\.\d{1,6}\.\d{1,6}(-[0-9A-Za-z.-]{1,40})?")
+_OPERATION = re.compile(r"[a-z][a-z0-9_-]{0,40}")
+_CAPABILITY = re.compile(r"[a-z][a-z0-9-]*(\.[a-z][a-z0-9_-]*)+(@[1-9]\d*)?")
+_ENTRY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,80}\.wasm")
+_SOURCE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,80}\.py")
+
+RANGES: Mapping[str, tuple[float, float]] = {
+    "memory_mb": (1, 4096),
+    "cpu_ms": (10, 600_000),
+    "calls": (1, 100_000),
+    "args_kb": (1, 65_536),
+    "answer_kb": (1, 65_536),
+    "log_kb": (0, 65_536),
+    "tokens": (0, 100_000_000),
+    "money": (0, 10_000),
+    "depth": (1, 64),
+}
+"""What `[limits]` may say, both ends included; the units are those of `loket.contracts.Limits`."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskedCapability:
+    """A capability that the module asks for, why, and the constraints that it accepts."""
+
+    name: str
+    reason: str
+    constraints: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation of the module. `arguments` and `answer` are JSON Schemas (2020-12)."""
+
+    name: str
+    summary: str
+    effect: Effect
+    arguments: Mapping[str, Json]
+    answer: Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a module says about itself. `entry` is None where it runs on the stock agent's component."""
+
+    id: str
+    version: str
+    kind: str
+    summary: str
+    entry: str | None
+    source: str
+    capabilities: tuple[AskedCapability, ...]
+    operations: tuple[Operation, ...]
+    limits: Limits
+
+
+def load_manifest(path: Path, *, known: Collection[str] = BY_ID.keys(), check_schemas: bool = True) -> Manifest:
+    """Read a `loket.toml`, or that of a directory.
+
+    `known` are the ids of the capabilities that may be asked for. Without `check_schemas` the operations' JSON
+    Schemas are taken as they are (Loket's own build does that, where no validator is installed).
+
+    Raises `BadInput` for whatever is missing, unknown or out of range.
+    """
+    file = path / FILE if path.is_dir() else path
+    table = Table(file.name, "", _read(file))
+    manifest = Manifest(
+        id=table.text("id", ID, example="weather"),
+        version=table.text("version", _VERSION, example="1.0.0"),
+        kind=table.choice("kind", KINDS),
+        summary=table.text("summary", example="Tells the weather"),
+        entry=table.text("entry", _ENTRY, example="module.wasm") if table.has("entry") else None,
+        source=table.text("source", _SOURCE, default="agent.py", example="agent.py"),
+        capabilities=tuple(_capability(one, known) for one in table.tables("capability")),
+        operations=tuple(_operation(one, check_schemas) for one in table.tables("operation")),
+        limits=_limits(table.table("limits")),
+    )
+    table.done()
+    _no_twins(table, "capability", [one.name for one in manifest.capabilities])
+    _no_twins(table, "operation", [one.name for one in manifest.operations])
+    if manifest.entry is None and manifest.kind != "agent":
+        raise table.bad("entry", f"is missing, and a {manifest.kind} has no other component", 'entry = "module.wasm"')
+    return manifest
+
+
+def _read(file: Path) -> dict[str, Json]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(
+            "manifest.missing",
+            f"cannot read {file}: {error.strerror}",
+            f"a module's directory holds a {FILE}; `loket new agent NAME` makes one",
+        ) from None
+    except UnicodeDecodeError as error:
+        raise BadInput(
+            "manifest.syntax", f"{file.name}: byte {error.start} is not UTF-8", "save the file as UTF-8"
+        ) from None
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput("manifest.syntax", f"{file.name}: {error}", "mend the TOML at that place") from None
+
+
+def _capability(table: Table, known: Collection[str]) -> AskedCapability:
+    name = table.text("name", _CAPABILITY, example="kv.get")
+    if name not in known:
+        remedy = suggestion(name, known) or "`loket caps` lists them all"
+        raise table.bad("name", f'asks for "{name}", and there is no such capability', remedy)
+    asked = AskedCapability(
+        name=name,
+        reason=table.text("reason", example="remembers the last visit"),
+        constraints=table.table("constraints").values(),
+    )
+    table.done()
+    return asked
+
+
+def _operation(table: Table, check_schemas: bool) -> Operation:
+    operation = Operation(
+        name=table.text("name", _OPERATION, example="forecast"),
+        summary=table.text("summary", example="Forecast for a place"),
+        effect=Effect(table.choice("effect", [effect.value for effect in Effect])),
+        arguments=table.table("arguments").values() or {"type": "object"},
+        answer=table.table("answer").values() or {},
+    )
+    table.done()
+    if operation.arguments.get("type") != "object":
+        raise table.bad("arguments", "is no schema of an object", 'say type = "object"')
+    if check_schemas:
+        _check_schema(table, "arguments", operation.arguments)
+        _check_schema(table, "answer", operation.answer)
+    return operation
+
+
+def _check_schema(table: Table, key: str, schema: Mapping[str, Json]) -> None:
+    import jsonschema_rs
+
+    try:
+        jsonschema_rs.validator_for(dict(schema), validate_formats=True)
+    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
+        place = ".".join([key, *map(str, getattr(error, "instance_path", []))])
+        message = getattr(error, "message", str(error))
+        raise table.bad(place, f"is no valid JSON Schema: {message}", "see json-schema.org, draft 2020-12") from None
+
+
+def _limits(table: Table) -> Limits:
+    defaults = Limits()
+    values = {}
+    for limit in fields(Limits):
+        low, high = RANGES[limit.name]
+        whole = limit.name != "money"
+        values[limit.name] = table.number(limit.name, low, high, getattr(defaults, limit.name), whole=whole)
+    table.done()
+    return Limits(**values)  # type: ignore[arg-type]  # `whole` gives an int for every field but money
+
+
+def _no_twins(table: Table, key: str, names: list[str]) -> None:
+    twins = sorted({name for name in names if names.count(name) > 1})
+    if twins:
+        raise table.bad(key, f'names "{twins[0]}" twice', "keep one of them")

@@ -1,0 +1,58 @@
+"""The plain policy: what was granted is allowed where it stays with the owner; the rest would have to be asked.
+
+A rule's id is stored with every decision. The rules are data, so that they can be shown and digested.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from loket.contracts import Decision, Effect, Question, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule: the first that applies decides."""
+
+    id: str
+    verdict: Verdict
+    reason: str
+    applies: Callable[[Question], bool]
+
+
+_OWN = frozenset({"brain", "kv"})
+
+RULES = (
+    Rule("plain.owner", Verdict.ALLOW, "the owner asks", lambda q: q.run.module is None),
+    Rule(
+        "plain.read",
+        Verdict.ALLOW,
+        "it was granted and changes nothing",
+        lambda q: q.capability.effect in (Effect.READ, Effect.PRIVATE),
+    ),
+    Rule(
+        "plain.own-store",
+        Verdict.ALLOW,
+        "it was granted and changes only what belongs to the agent",
+        lambda q: q.capability.family in _OWN and q.capability.effect in (Effect.MODIFY, Effect.DESTROY),
+    ),
+    Rule(
+        "plain.model",
+        Verdict.ALLOW,
+        "it was granted and asks a model that the owner has chosen",
+        lambda q: q.capability.family == "llm",
+    ),
+    Rule("plain.ask", Verdict.ASK, "it reaches beyond the agent's own data", lambda _q: True),
+)
+
+DIGEST = hashlib.sha256("\n".join(f"{r.id} {r.verdict.value} {r.reason}" for r in RULES).encode()).hexdigest()[:16]
+"""Digest of the policy's text, stored with every decision."""
+
+
+class PlainPolicy:
+    """Decides by `RULES`."""
+
+    def decide(self, question: Question) -> Decision:
+        rule = next(rule for rule in RULES if rule.applies(question))
+        remedy = None if rule.verdict is Verdict.ALLOW else "approvals come with the gateway; ask for something local"
+        return Decision(rule.verdict, (rule.id,), rule.reason, DIGEST, (), remedy)

@@ -1,0 +1,171 @@
+"""The agent's memory: `brain.add`, `brain.search`, `brain.correct`, `brain.forget` and `brain.lesson`.
+
+Every effect writes (run, ordinal) with its answer in its own transaction, so performing it again changes nothing.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import apsw
+
+from loket.contracts import AgentStore, Answer, Call, Handler, Refusal, join_labels
+from loket.providers import brain_search, brain_write
+from loket.providers.brain_rows import parse_time, read
+from loket.providers.brain_write import NewMemory
+
+Change = Callable[[apsw.Connection, Call], dict[str, Any]]
+
+
+class BrainProvider:
+    """Performs the brain's capabilities on the agents' databases, which have `BRAIN_MIGRATIONS`.
+
+    `now` tells the time in seconds since 1970 UTC.
+    """
+
+    id = "brain"
+
+    def __init__(self, store: AgentStore, now: Callable[[], float]) -> None:
+        self._store = store
+        self._now = now
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """Capability id to handler, all synchronous."""
+        return {
+            "brain.add": self.add,
+            "brain.search": self.search,
+            "brain.correct": self.correct,
+            "brain.forget": self.forget,
+            "brain.lesson": self.lesson,
+        }
+
+    async def start(self) -> None:
+        """Nothing to start: files are opened when they are needed."""
+
+    async def close(self) -> None:
+        """Nothing to close: the store belongs to whoever made it."""
+
+    def add(self, call: Call) -> Answer:
+        """Store memories; each closes the live one with its subject and key. Answers `ids`, in the order of the items.
+
+        Raises `Refusal` for a time that cannot be read; nothing is stored then.
+        """
+        return self._once(call, self._add)
+
+    def search(self, call: Call) -> Answer:
+        """Recall memories; answers `memories`, best first, and carries the labels of each."""
+        with self._store.open(call.agent) as connection:
+            found = brain_search.search(connection, dict(call.args))
+        return Answer({"memories": found}, join_labels(*(tuple(memory["labels"]) for memory in found)))
+
+    def correct(self, call: Call) -> Answer:
+        """Supersede a memory; answers the new `id` and `replaced`.
+
+        Raises `Refusal` for a memory that is not there, was forgotten, or was superseded before.
+        """
+        return self._once(call, self._correct)
+
+    def forget(self, call: Call) -> Answer:
+        """Remove the words of a memory and of its history; answers the ids that had any as `forgotten`.
+
+        Raises `Refusal` for a memory that is not there.
+        """
+        answer = self._once(call, self._forget)
+        with self._store.open(call.agent) as connection:
+            # The words are still in the write-ahead log: bring it home and cut it off.
+            connection.pragma("wal_checkpoint(truncate)")
+        return answer
+
+    def lesson(self, call: Call) -> Answer:
+        """Store a lesson with its cause and remedy as one memory about `about`; answers its `id`."""
+        return self._once(call, self._lesson)
+
+    def _once(self, call: Call, change: Change) -> Answer:
+        """Perform a change in one transaction, or answer what it answered when it was performed before."""
+        key = (call.run, call.ordinal)
+        with self._store.open(call.agent) as connection, connection:
+            done = connection.execute("SELECT answer FROM brain_applied WHERE run = ? AND ordinal = ?", key).fetchone()
+            if done is not None:
+                return Answer(json.loads(done[0]))
+            answer = change(connection, call)
+            connection.execute("INSERT INTO brain_applied VALUES (?, ?, ?)", (*key, json.dumps(answer)))
+        return Answer(answer)
+
+    def _add(self, connection: apsw.Connection, call: Call) -> dict[str, Any]:
+        now = self._now()
+        memories = [_memory(item, now) for item in call.args["items"]]
+        return {"ids": [brain_write.insert(connection, call, memory) for memory in memories]}
+
+    def _correct(self, connection: apsw.Connection, call: Call) -> dict[str, Any]:
+        old = _existing(connection, call.args["id"])
+        if old["forgotten"] is not None:
+            raise Refusal("brain.forgotten", f"Memory {old['id']} was forgotten", "Add the memory anew with brain.add")
+        if old["closed"] is not None:
+            latest = brain_write.chain(connection, old["id"])[-1]
+            raise Refusal(
+                "brain.superseded", f"Memory {old['id']} was superseded before", f"Correct memory {latest} instead"
+            )
+        now = self._now()
+        memory = NewMemory(
+            text=_clean(call.args["text"]),
+            kind="correction",
+            created=now,
+            happened=now,
+            subject=old["subject"],
+            key=old["key"],
+            speaker=old["speaker"],
+            gist=_optional(call.args, "gist"),
+            corrects=old["corrects"] or old["kind"],
+        )
+        return {"id": brain_write.insert(connection, call, memory, replaces=old["id"]), "replaced": old["id"]}
+
+    def _forget(self, connection: apsw.Connection, call: Call) -> dict[str, Any]:
+        identity = call.args["id"]
+        if not connection.execute("SELECT 1 FROM memory WHERE id = ?", (identity,)).fetchone():
+            raise _unknown(identity)
+        return {"forgotten": brain_write.erase(connection, identity, self._now())}
+
+    def _lesson(self, connection: apsw.Connection, call: Call) -> dict[str, Any]:
+        now = self._now()
+        lines = [
+            label + _clean(call.args[field])
+            for field, label in (("text", ""), ("cause", "Because: "), ("remedy", "Instead: "))
+            if field in call.args
+        ]
+        about = _optional(call.args, "about")
+        memory = NewMemory(text="\n".join(lines), kind="lesson", created=now, happened=now, subject=about)
+        return {"id": brain_write.insert(connection, call, memory)}
+
+
+def _memory(item: Mapping[str, Any], now: float) -> NewMemory:
+    return NewMemory(
+        text=_clean(item["text"]),
+        kind=item.get("kind", "episode"),
+        created=now,
+        happened=parse_time("happened", item["happened"]) if "happened" in item else now,
+        subject=_optional(item, "subject"),
+        key=_optional(item, "key"),
+        speaker=_optional(item, "speaker"),
+        gist=_optional(item, "gist"),
+        note=_optional(item, "note"),
+    )
+
+
+def _optional(values: Mapping[str, Any], field: str) -> str | None:
+    return _clean(values[field]) if field in values else None
+
+
+def _clean(text: str) -> str:
+    """A text that UTF-8 can hold: JSON allows halves of surrogate pairs, a database does not."""
+    return text.encode(errors="replace").decode()
+
+
+def _existing(connection: apsw.Connection, identity: int) -> dict[str, Any]:
+    row = read(connection, identity)
+    if row is None:
+        raise _unknown(identity)
+    return row
+
+
+def _unknown(identity: int) -> Refusal:
+    return Refusal("brain.unknown", f"There is no memory {identity}", "Take an id from the answer of brain.search")

@@ -1,0 +1,180 @@
+"""What changes a brain. Every function here runs inside the caller's transaction."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import apsw
+
+from loket.contracts import Call
+from loket.providers import brain_query as query
+from loket.providers.brain_rows import COLUMNS, digest, folded, seal
+
+FIELDS = "text, speaker, date, note, gist, topic, context1, context2"
+_INDEX = f"INSERT INTO recall (rowid, {FIELDS}) SELECT id, {FIELDS} FROM indexed WHERE id = ?"  # noqa: S608
+_UNINDEX = f"INSERT INTO recall (recall, rowid, {FIELDS}) SELECT 'delete', id, {FIELDS} FROM indexed WHERE id = ?"  # noqa: S608
+
+_FOLDED = ("subject_folded", "key_folded", "speaker_folded")
+_INSERT = (
+    f"INSERT INTO memory ({', '.join((*COLUMNS, *_FOLDED, 'digest'))})"  # noqa: S608
+    f" VALUES ({', '.join('?' * (len(COLUMNS) + len(_FOLDED) + 1))})"
+)
+
+_CHAIN = """
+    WITH RECURSIVE
+    later (id) AS (SELECT ?1 UNION SELECT m.replaced_by FROM memory AS m JOIN later USING (id)
+        WHERE m.replaced_by IS NOT NULL),
+    chain (id) AS (SELECT id FROM later UNION SELECT m.id FROM memory AS m JOIN chain AS c ON m.replaced_by = c.id)
+    SELECT id FROM chain ORDER BY id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class NewMemory:
+    """A memory to be stored; times in seconds since 1970 UTC."""
+
+    text: str
+    kind: str
+    created: float
+    happened: float
+    subject: str | None = None
+    key: str | None = None
+    speaker: str | None = None
+    gist: str | None = None
+    note: str | None = None
+    corrects: str | None = None
+
+
+def insert(connection: apsw.Connection, call: Call, memory: NewMemory, *, replaces: int | None = None) -> int:
+    """Store a memory and index it; its id.
+
+    What it supersedes is closed first: `replaces`, and a live memory with the same subject and key.
+    """
+    subject, key = folded(memory.subject), folded(memory.key)
+    closing = {replaces} if replaces is not None else set()
+    closing |= _live(connection, subject, key)
+    for old in closing:
+        connection.execute("UPDATE memory SET closed = ? WHERE id = ?", (memory.created, old))
+    identity = _next_id(connection)
+    values = _values(identity, call, memory)
+    connection.execute(_INSERT, (*values, subject, key, folded(memory.speaker), digest(values)))
+    for old in closing:
+        connection.execute("UPDATE memory SET replaced_by = ? WHERE id = ?", (identity, old))
+        seal(connection, old)
+    _add_document(connection, identity, call.conversation, memory)
+    return identity
+
+
+def chain(connection: apsw.Connection, identity: int) -> list[int]:
+    """A memory with all that it superseded and all that superseded it: ids, oldest first."""
+    return [row[0] for row in connection.execute(_CHAIN, (identity,))]
+
+
+def erase(connection: apsw.Connection, identity: int, now: float) -> list[int]:
+    """Remove the words of a memory and of its history from the rows and the index; the ids that had any.
+
+    What stays of each is a row without words: who stored it, when, and that it was forgotten. The columns of other
+    memories that showed it as context are indexed anew.
+    """
+    doomed = [i for i in chain(connection, identity) if _is_remembered(connection, i)]
+    touched = sorted(set(doomed).union(*(_shown_beside(connection, i) for i in doomed)))
+    for other in touched:
+        connection.execute(_UNINDEX, (other,))
+    for old in doomed:
+        connection.execute("DELETE FROM document WHERE id = ?", (old,))
+        connection.execute(
+            "UPDATE memory SET text = NULL, subject = NULL, key = NULL, speaker = NULL, gist = NULL, note = NULL,"
+            " subject_folded = NULL, key_folded = NULL, speaker_folded = NULL,"
+            " closed = coalesce(closed, ?1), forgotten = ?1 WHERE id = ?2",
+            (now, old),
+        )
+        seal(connection, old)
+    for other in touched:
+        connection.execute(_INDEX, (other,))
+    return doomed
+
+
+def _values(identity: int, call: Call, memory: NewMemory) -> list[Any]:
+    """The row of a new memory, in the order of `COLUMNS`."""
+    return [
+        identity,
+        memory.kind,
+        memory.corrects,
+        memory.text,
+        memory.subject,
+        memory.key,
+        memory.speaker,
+        memory.gist,
+        memory.note,
+        call.conversation,
+        memory.happened,
+        str(call.principal),
+        call.run,
+        call.ordinal,
+        json.dumps(list(call.labels)),
+        memory.created,
+        None,
+        None,
+        None,
+    ]
+
+
+def _next_id(connection: apsw.Connection) -> int:
+    return int(connection.execute("SELECT coalesce(max(id), 0) + 1 FROM memory").get)
+
+
+def _live(connection: apsw.Connection, subject: str | None, key: str | None) -> set[int]:
+    """The live memory about this property of this subject: one id or none."""
+    if subject is None or key is None:
+        return set()
+    rows = connection.execute(
+        "SELECT id FROM memory WHERE subject_folded = ? AND key_folded = ? AND closed IS NULL", (subject, key)
+    )
+    return {row[0] for row in rows}
+
+
+def _add_document(connection: apsw.Connection, identity: int, conversation: str, memory: NewMemory) -> None:
+    before = [*_before(connection, identity, conversation), None, None]
+    connection.execute(
+        "INSERT INTO document (id, text, speaker, date, note, gist, topic, before1, before2, asks, dated)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            identity,
+            _words(memory.text),
+            _words(memory.speaker),
+            query.date_words(memory.happened),
+            _words(memory.note),
+            _words(memory.gist),
+            _words(f"{memory.subject or ''} {memory.key or ''}"),
+            before[0],
+            before[1],
+            query.question_share(memory.text),
+            query.names_a_time(memory.text),
+        ),
+    )
+    connection.execute(_INDEX, (identity,))
+
+
+def _before(connection: apsw.Connection, identity: int, conversation: str) -> list[int]:
+    """The last two memories of the conversation, the last first. Memories of no conversation have none."""
+    if not conversation:
+        return []
+    rows = connection.execute(
+        "SELECT id FROM memory WHERE conversation = ? AND id < ? ORDER BY id DESC LIMIT 2", (conversation, identity)
+    )
+    return [row[0] for row in rows]
+
+
+def _shown_beside(connection: apsw.Connection, identity: int) -> set[int]:
+    """The memories that have this one in a context column."""
+    rows = connection.execute("SELECT id FROM document WHERE before1 = ?1 OR before2 = ?1", (identity,))
+    return {row[0] for row in rows}
+
+
+def _is_remembered(connection: apsw.Connection, identity: int) -> bool:
+    row = connection.execute("SELECT forgotten IS NULL FROM memory WHERE id = ?", (identity,)).fetchone()
+    return bool(row and row[0])
+
+
+def _words(text: str | None) -> str:
+    return " ".join(query.content_words(text)) if text else ""

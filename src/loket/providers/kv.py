@@ -1,0 +1,112 @@
+"""Values under keys, private to the agent: `kv.get`, `kv.set`, `kv.delete` and `kv.list`.
+
+They live in the agent's own database. Every effect writes (run, ordinal) with its answer in its own transaction, so
+performing it again changes nothing.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from itertools import takewhile
+from typing import Any
+
+import apsw
+
+from loket.contracts import AgentStore, Answer, Call, Handler, Refusal
+
+KV_MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE kv (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+    CREATE TABLE kv_applied (
+        run TEXT NOT NULL,
+        ordinal INTEGER NOT NULL,
+        answer TEXT NOT NULL,
+        PRIMARY KEY (run, ordinal)
+    ) WITHOUT ROWID;
+    """,
+)
+"""SQL scripts, oldest first; join them with those of other families that live in the same file."""
+
+_GET = "SELECT value FROM kv WHERE key = ?"
+_LIST = "SELECT key FROM kv WHERE key >= ? AND key > ? ORDER BY key LIMIT ?"
+
+_decode = json.JSONDecoder().decode
+_MISSING = Answer({"found": False, "value": None})
+
+
+class KvProvider:
+    """Performs `kv.*` on the agents' databases, which have `KV_MIGRATIONS`."""
+
+    id = "kv"
+
+    def __init__(self, store: AgentStore) -> None:
+        self._store = store
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """Capability id to handler, all synchronous."""
+        return {"kv.get": self.get, "kv.set": self.set, "kv.delete": self.delete, "kv.list": self.list}
+
+    async def start(self) -> None:
+        """Nothing to start: files are opened when they are needed."""
+
+    async def close(self) -> None:
+        """Nothing to close: the store belongs to whoever made it."""
+
+    def get(self, call: Call) -> Answer:
+        """Answers `found`, and `value` (null where there is none)."""
+        key = _key(call.args["key"])
+        with self._store.open(call.agent) as connection:
+            row = connection.execute(_GET, (key,)).fetchone()
+        return _MISSING if row is None else Answer({"found": True, "value": _decode(row[0])})
+
+    def set(self, call: Call) -> Answer:
+        """Store a value, in the place of any that was there. Answers an empty object."""
+        return self._once(call, _set)
+
+    def delete(self, call: Call) -> Answer:
+        """Remove a key with its value. Answers `existed`."""
+        answer = self._once(call, _delete)
+        with self._store.open(call.agent) as connection:
+            # The value is still in the write-ahead log: bring it home and cut it off.
+            connection.pragma("wal_checkpoint(truncate)")
+        return answer
+
+    def list(self, call: Call) -> Answer:
+        """Answers `keys` with the prefix, after `after`, in the order of their code points."""
+        prefix = _key(call.args.get("prefix", ""))
+        bounds = (prefix, _key(call.args.get("after", "")), call.args.get("limit", 100))
+        with self._store.open(call.agent) as connection:
+            keys = [key for (key,) in connection.execute(_LIST, bounds)]
+        return Answer({"keys": list(takewhile(lambda key: key.startswith(prefix), keys))})
+
+    def _once(self, call: Call, change: Callable[[apsw.Connection, Call], dict[str, Any]]) -> Answer:
+        """Perform a change in one transaction, or answer what it answered when it was performed before."""
+        done_as = (call.run, call.ordinal)
+        with self._store.open(call.agent) as connection, connection:
+            done = connection.execute("SELECT answer FROM kv_applied WHERE run = ? AND ordinal = ?", done_as).fetchone()
+            if done is not None:
+                return Answer(json.loads(done[0]))
+            answer = change(connection, call)
+            connection.execute("INSERT INTO kv_applied VALUES (?, ?, ?)", (*done_as, json.dumps(answer)))
+        return Answer(answer)
+
+
+def _set(connection: apsw.Connection, call: Call) -> dict[str, Any]:
+    connection.execute(
+        "INSERT INTO kv VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        (_key(call.args["key"]), json.dumps(call.args["value"], separators=(",", ":"))),
+    )
+    return {}
+
+
+def _delete(connection: apsw.Connection, call: Call) -> dict[str, Any]:
+    connection.execute("DELETE FROM kv WHERE key = ?", (_key(call.args["key"]),))
+    return {"existed": connection.changes() > 0}
+
+
+def _key(text: str) -> str:
+    """The key itself. Raises `Refusal` for half of a surrogate pair, which JSON allows and a database cannot hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Refusal("args.key", "key holds half of a surrogate pair", "Use whole characters in keys") from None
+    return text

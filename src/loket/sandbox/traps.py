@@ -1,0 +1,2 @@
+def explain_trap(backtrace):
+    return None

@@ -1,0 +1,1 @@
+"""Where databases are opened: the kernel's, and one for each agent."""

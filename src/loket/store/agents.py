@@ -1,0 +1,178 @@
+"""The databases of agents: one file and one owning connection each, at most so many open at once.
+
+One connection an agent, because SQLite's checkpoints are safest and quickest with a single owner, and because a lock
+in this process is cheaper than one in the file. Considered: a connection a thread (three file descriptors each, and
+writers that wait for each other in the file system).
+"""
+
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import apsw
+
+from loket.contracts import BadInput, Failed
+from loket.store.database import open_database, storage_error
+
+AGENT_NAME = re.compile(r"[a-z][a-z0-9-]{1,40}")
+
+
+class _Slot:
+    """One agent's place among the open databases. The connection is opened by the first who holds the lock."""
+
+    __slots__ = ("agent", "connection", "lock", "path", "users")
+
+    def __init__(self, agent: str, path: Path) -> None:
+        self.agent = agent
+        self.path = path
+        self.lock = threading.RLock()
+        self.users = 0
+        self.connection: apsw.Connection | None = None
+
+
+class AgentDatabases:
+    """Opens `<directory>/<agent>.db` on demand; safe to use from several threads.
+
+    `migrations` bring a file to its newest schema (see `open_database`). At most `limit` files are open (three file
+    descriptors each): the one that was used least recently is closed, never one in use; where all are in use, a caller
+    waits for one. The same thread may open the same agent again while it holds it.
+    """
+
+    def __init__(self, directory: Path, migrations: Sequence[str], limit: int = 64, vfs: str | None = None) -> None:
+        if limit < 1:
+            raise BadInput("agents.limit", f"limit is {limit}; it counts open files", "Give a limit of at least 1")
+        self._directory = directory
+        self._migrations = tuple(migrations)
+        self._limit = limit
+        self._vfs = vfs
+        self._changed = threading.Condition()
+        self._slots: OrderedDict[str, _Slot] = OrderedDict()
+        self._closed = False
+
+    def open(self, agent: str) -> "Lease":
+        """The agent's connection, for this caller alone until the context ends.
+
+        Raises `BadInput` for a name that is no agent's, `Damaged` or `Failed` where the file cannot be used; errors of
+        SQLite that leave the context come out as those two as well.
+        """
+        return Lease(self, agent)
+
+    def path(self, agent: str) -> Path:
+        """Where the agent's file is, or would be. Raises `BadInput` for a name that is no agent's."""
+        if not AGENT_NAME.fullmatch(agent):
+            raise BadInput(
+                "agent.name",
+                f"{agent!r} is no name of an agent",
+                "Use 2 to 41 small letters, digits and hyphens, a letter first",
+            )
+        return self._directory / f"{agent}.db"
+
+    def remove(self, agent: str) -> bool:
+        """Delete the agent's file with all that it holds, once nobody uses it; whether there was one."""
+        path = self.path(agent)
+        with self._changed:
+            self._changed.wait_for(lambda: not self._in_use(agent))
+            slot = self._slots.pop(agent, None)
+            if slot is not None:
+                _close(slot)
+            existed = path.exists()
+            for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+                path.with_name(name).unlink(missing_ok=True)
+            self._changed.notify_all()
+        return existed
+
+    def close(self) -> None:
+        """Close every file, each once nobody uses it. Opening is an error from now on."""
+        with self._changed:
+            self._closed = True
+            self._changed.wait_for(lambda: not any(slot.users for slot in self._slots.values()))
+            while self._slots:
+                _close(self._slots.popitem()[1])
+
+    def claim(self, agent: str) -> _Slot:
+        """Take a place among the open files. For `Lease`."""
+        with self._changed:
+            slot = self._slots.get(agent)
+            if slot is None:
+                self._make_room(agent)
+                # While this thread waited for room, another may have opened the same agent.
+                slot = self._slots.get(agent) or self._slots.setdefault(agent, _Slot(agent, self.path(agent)))
+            self._refuse_when_closed()
+            self._slots.move_to_end(agent)
+            slot.users += 1
+            return slot
+
+    def connect(self, slot: _Slot) -> apsw.Connection:
+        """The place's connection, opened where it is not. For `Lease`, which holds the place's lock."""
+        if slot.connection is None:
+            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            slot.connection = open_database(slot.path, migrations=self._migrations, vfs=self._vfs)
+        return slot.connection
+
+    def release(self, slot: _Slot) -> None:
+        """Give a place back. For `Lease`."""
+        with self._changed:
+            slot.users -= 1
+            if not slot.users:
+                self._changed.notify_all()
+
+    def _make_room(self, agent: str) -> None:
+        """Close idle files, oldest use first, until one more fits. The condition's lock is held."""
+        while not self._closed and agent not in self._slots and len(self._slots) >= self._limit:
+            idle = next((slot for slot in self._slots.values() if not slot.users), None)
+            if idle is None:
+                self._changed.wait()
+            else:
+                _close(self._slots.pop(idle.agent))
+
+    def _in_use(self, agent: str) -> bool:
+        slot = self._slots.get(agent)
+        return slot is not None and slot.users > 0
+
+    def _refuse_when_closed(self) -> None:
+        if self._closed:
+            raise Failed("agents.closed", "The agents' databases are closed", "Start Loket again", blame="machine")
+
+
+class Lease:
+    """A context in which one caller has an agent's connection."""
+
+    __slots__ = ("_agent", "_slot", "_store")
+
+    def __init__(self, store: AgentDatabases, agent: str) -> None:
+        self._store = store
+        self._agent = agent
+        self._slot: _Slot | None = None
+
+    def __enter__(self) -> apsw.Connection:
+        slot = self._store.claim(self._agent)
+        slot.lock.acquire()
+        try:
+            connection = slot.connection or self._store.connect(slot)
+        except BaseException:
+            slot.lock.release()
+            self._store.release(slot)
+            raise
+        self._slot = slot
+        return connection
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        slot = self._slot
+        if slot is None:
+            return
+        self._slot = None
+        slot.lock.release()
+        self._store.release(slot)
+        if isinstance(error, apsw.Error):
+            raise storage_error(error, slot.path) from error
+
+
+def _close(slot: _Slot) -> None:
+    if slot.connection is not None:
+        slot.connection.close()
+        slot.connection = None

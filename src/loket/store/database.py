@@ -1,0 +1,112 @@
+"""Opens a SQLite database the one way that Loket does: durable, private, and at the newest version of its schema."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import apsw
+
+from loket.contracts import Damaged, Failed, LoketError
+
+BUSY_MS = 5_000
+"""How long a statement waits for another process that writes, in milliseconds."""
+
+
+def open_database(path: Path, *, migrations: Sequence[str], vfs: str | None = None) -> apsw.Connection:
+    """Open the database at `path`, made where there is none (only its user may read it: mode 0600).
+
+    `migrations` are SQL scripts; the database's `user_version` says how many it has had, and each missing one runs in
+    a transaction of its own. `vfs` names a registered SQLite VFS to use instead of the system's.
+
+    Write-ahead log, `synchronous=FULL`: what a committed transaction wrote survives a loss of power. `with connection:`
+    begins a transaction that holds the write lock from its start. Deleted content is overwritten with zeros.
+
+    Raises `Damaged` where the file is no sound database or was written by a newer Loket, `Failed` where it cannot be
+    opened at all (rights, disk, a lock that another process holds).
+    """
+    try:
+        _create(path)
+        connection = apsw.Connection(str(path), vfs=vfs)
+    except (apsw.Error, OSError) as error:
+        raise storage_error(error, path) from error
+    try:
+        _configure(connection)
+        _migrate(connection, path, migrations)
+    except apsw.Error as error:
+        connection.close(True)
+        raise storage_error(error, path) from error
+    except LoketError:
+        connection.close(True)
+        raise
+    return connection
+
+
+def run_script(connection: apsw.Connection, script: str) -> None:
+    """Run every statement of an SQL script, the rows they give left out."""
+    connection.execute(script).fetchall()
+
+
+def storage_error(error: Exception, path: Path) -> LoketError:
+    """What an error of SQLite or of the file system means to a caller: `Damaged` for a bad file, else `Failed`."""
+    if isinstance(error, (apsw.CorruptError, apsw.NotADBError)):
+        return Damaged(
+            "database.corrupt",
+            f"The database {path} is damaged: {error}",
+            f"Move {path} (and {path.name}-wal beside it) away and put a backup in its place",
+        )
+    if isinstance(error, apsw.FullError):
+        return Failed("database.full", f"No room is left for {path}", "Free disk space, then try again")
+    if isinstance(error, (apsw.BusyError, apsw.LockedError)):
+        return Failed("database.busy", f"Another process is writing to {path}", "Try again when it has ended")
+    return Failed("database.unusable", f"The database {path} cannot be used: {error}", f"Check the rights on {path}")
+
+
+def _create(path: Path) -> None:
+    """Make an empty file with narrow rights, and have its name synced; SQLite gives its side files the same rights."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        return
+    if hasattr(os, "O_DIRECTORY"):  # Windows can open no directory, and needs no such thing
+        _sync_directory(path.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _configure(connection: apsw.Connection) -> None:
+    connection.set_busy_timeout(BUSY_MS)
+    connection.transaction_mode = "IMMEDIATE"
+    connection.pragma("journal_mode", "wal")
+    connection.pragma("synchronous", "full")
+    connection.pragma("foreign_keys", 1)
+    connection.pragma("secure_delete", 1)
+    connection.pragma("temp_store", "memory")
+
+
+def _migrate(connection: apsw.Connection, path: Path, migrations: Sequence[str]) -> None:
+    version = _version(connection)
+    if version > len(migrations):
+        raise Damaged(
+            "database.newer",
+            f"The database {path} has version {version}; this Loket knows versions up to {len(migrations)}",
+            "Install the newer Loket that wrote it, or put back a backup of before",
+            blame="owner",
+        )
+    while version < len(migrations):
+        with connection:
+            # Another process may have been quicker: what counts is the version under the write lock.
+            version = _version(connection)
+            if version < len(migrations):
+                run_script(connection, migrations[version])
+                version += 1
+                connection.pragma("user_version", version)
+
+
+def _version(connection: apsw.Connection) -> int:
+    return int(connection.pragma("user_version"))
