@@ -106,7 +106,7 @@ class Conversation:
     def without_model(self, refused: Refused) -> str:
         """Say why no model answered and what would help, and what is remembered about the message."""
         none = refused.code == "model.none"
-        lines = [NO_MODEL if none else f"No model answered: {refused.message}"]
+        lines = [NO_MODEL if none else f"I could not think about that: {refused.message}"]
         self.used = [one for one in self.memories if one["text"] != self.text][:5]
         if self.used:
             lines += ["", "What I remember about it:", *(f"- {memory['text']}" for memory in self.used)]

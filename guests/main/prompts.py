@@ -65,8 +65,7 @@ def full_prompt(
     persona: str, rules: str, memories: list[Memory], turns: list[Turn], text: str
 ) -> tuple[list[Message], list[Memory]]:
     """Build the messages for a capable model, and list the memories in them."""
-    said = {part for turn in turns for part in (turn["user"], turn["agent"])}
-    used = [memory for memory in memories if memory["text"] not in said][:FULL_MEMORIES]
+    used = [memory for memory in memories if memory["text"] != text][:FULL_MEMORIES]
     today = dt.datetime.now(dt.UTC).strftime("%A, %d %B %Y")
     parts = [persona.strip() or DEFAULT_PERSONA, rules.strip(), f"Today is {today} (UTC)."]
     if used:

@@ -17,12 +17,13 @@ A module is started anew for each run and nothing that it keeps in variables sur
 before, so an operation must not depend on anything that does not come from its arguments or from `call`.
 """
 
-from loket_guest import imports, randomness, streams
+from loket_guest import files, imports, randomness, streams
 from loket_guest.counter import Refused, call
 from loket_guest.operations import operation
 
 __all__ = ["Refused", "call", "operation"]
 
 imports.install()
+files.install()
 randomness.install()
 streams.install()

@@ -2,12 +2,10 @@
 
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
 
 import _pydatetime
 
-from loket_guest.counter import border, call
+from loket_guest.counter import call, either_of
 
 _NANO = 1_000_000_000
 
@@ -25,7 +23,7 @@ def install() -> None:
     sys.modules["_zoneinfo"] = None  # type: ignore[assignment]
     _readings()
     _calendar()
-    time.sleep = _either(_sleep, time.sleep)
+    time.sleep = either_of(_sleep, time.sleep)
 
 
 def now() -> float:
@@ -45,27 +43,18 @@ def _sleep(seconds: float, /) -> None:
     call("clock.sleep", seconds=seconds)
 
 
-def _either(routed: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
-    """Answer with the original while the module is being built, with the routed one afterwards."""
-
-    def either(*args: Any) -> Any:
-        return routed(*args) if border.open else original(*args)
-
-    return either
-
-
 def _readings() -> None:
     for name in ("time", "monotonic", "perf_counter", "process_time", "thread_time"):
         read = now if name == "time" else _steady
         for suffix, routed in (("", read), ("_ns", lambda read=read: round(read() * _NANO))):
             original = getattr(time, name + suffix, None)
             if original is not None:
-                setattr(time, name + suffix, _either(routed, original))
+                setattr(time, name + suffix, either_of(routed, original))
     for name in ("clock_gettime", "clock_gettime_ns"):
         scale = _NANO if name.endswith("_ns") else 1
         original = getattr(time, name, None)
         if original is not None:
-            setattr(time, name, _either(lambda _clock, scale=scale: type(scale)(round(now() * scale)), original))
+            setattr(time, name, either_of(lambda _clock, scale=scale: type(scale)(round(now() * scale)), original))
 
 
 def _calendar() -> None:

@@ -1,6 +1,7 @@
 """The one way out of a module: `call`."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from componentize_py_types import Err
@@ -60,3 +61,12 @@ def to_json(value: Any) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-8", "replace").decode()
     return text
+
+
+def either_of(routed: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+    """Answer with the original while the module is being built, with the routed one afterwards."""
+
+    def either(*args: Any, **keywords: Any) -> Any:
+        return routed(*args, **keywords) if border.open else original(*args, **keywords)
+
+    return either

@@ -9,6 +9,7 @@ import importlib.machinery
 import linecache
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -27,7 +28,6 @@ _LATE = (
     "encodings.utf_16",
     "encodings.utf_32",
     "encodings.utf_8_sig",
-    "traceback",
 )
 """What the standard library imports only when it is needed."""
 
@@ -55,6 +55,9 @@ def install() -> None:
         return [] if border.open else original(filename, module_globals)
 
     linecache.updatecache = updatecache
+    # Tracebacks would compile pieces of the source to place their carets, and the interpreter looks into files for
+    # the text of what it cannot compile.
+    traceback._extract_caret_anchors_from_line_segment = lambda _segment: None  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def preload(names: Sequence[str]) -> None:
