@@ -7,11 +7,14 @@ from typing import Any
 
 from commands import help_text, serve
 from loket_guest import Refused, call, operation
-from prompts import Turn, first_paragraph, full_prompt, is_small, small_prompt
+from prompts import Turn, first_paragraph, full_prompt, is_small, is_told, small_prompt
 from tools import Toolbox
 
 RECALLED = 12
 """Memories asked for; the prompts take fewer."""
+
+SHOWN = 5
+"""Memories that a reply without a model lists."""
 
 ROUNDS = 6
 """How often a model may ask for tools before it has to answer."""
@@ -107,7 +110,7 @@ class Conversation:
         """Say why no model answered and what would help, and what is remembered about the message."""
         none = refused.code == "model.none"
         lines = [NO_MODEL if none else f"I could not think about that: {refused.message}"]
-        self.used = [one for one in self.memories if one["text"] != self.text][:5]
+        self.used = [memory for memory in self.memories if is_told(memory, self.text)][:SHOWN]
         if self.used:
             lines += ["", "What I remember about it:", *(f"- {memory['text']}" for memory in self.used)]
         remedy = refused.remedy or (GET_MODEL if none else None)

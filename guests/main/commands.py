@@ -29,7 +29,7 @@ def _remember(text: str) -> Reply:
     if not text:
         return "What should I remember? /remember TEXT", []
     ids = call("brain.add", items=[{"text": text, "kind": "fact", "speaker": "user"}])["ids"]
-    return f"Remembered as number {ids[0]}.", ids
+    return f"Remembered as number {ids[0]}.", []
 
 
 def _recall(query: str) -> Reply:
@@ -52,14 +52,14 @@ def _correct(rest: str) -> Reply:
     if not _is_id(number) or not text.strip():
         return "Which one, and what is right? /correct NUMBER TEXT", []
     corrected = call("brain.correct", id=int(number), text=text.strip())["id"]
-    return f"Corrected: number {corrected} stands in the place of {number}.", [corrected]
+    return f"Corrected: number {corrected} stands in the place of {number}.", []
 
 
 def _lesson(text: str) -> Reply:
     if not text:
         return "What is the lesson? /lesson TEXT", []
     learned = call("brain.lesson", text=text)["id"]
-    return f"Learned as number {learned}.", [learned]
+    return f"Learned as number {learned}.", []
 
 
 def _help(_rest: str) -> Reply:

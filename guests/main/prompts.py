@@ -46,7 +46,7 @@ def small_prompt(persona: str, memories: list[Memory], text: str) -> tuple[list[
     It gets the persona's first lines, at most three things that the person said, and the message alone: earlier turns
     and questions make a small model repeat them.
     """
-    used = [memory for memory in memories if _is_told(memory, text)][:SMALL_MEMORIES]
+    used = [memory for memory in memories if is_told(memory, text)][:SMALL_MEMORIES]
     system = persona or DEFAULT_PERSONA
     if used:
         facts = "\n".join(f"- {_one_line(memory)}" for memory in used)
@@ -54,7 +54,7 @@ def small_prompt(persona: str, memories: list[Memory], text: str) -> tuple[list[
     return [{"role": "system", "content": system}, {"role": "user", "content": text}], used
 
 
-def _is_told(memory: Memory, text: str) -> bool:
+def is_told(memory: Memory, text: str) -> bool:
     """Tell whether a memory is a statement of the person, or a kept fact, and not this message once more."""
     if memory["text"].strip().endswith("?") or memory["text"] == text:
         return False

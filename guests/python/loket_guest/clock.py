@@ -2,6 +2,7 @@
 
 import sys
 import time
+from typing import Any
 
 import _pydatetime
 
@@ -61,11 +62,14 @@ def _calendar() -> None:
     """Route the functions of `time` that read the clock where their argument is left out."""
     localtime, gmtime, ctime, asctime, strftime = time.localtime, time.gmtime, time.ctime, time.asctime, time.strftime
 
-    def seconds(given: float | None) -> float:
+    def seconds(given: Any) -> Any:
         return time.time() if given is None else given
 
-    time.localtime = lambda secs=None, /: localtime(seconds(secs))  # type: ignore[assignment]
-    time.gmtime = lambda secs=None, /: gmtime(seconds(secs))  # type: ignore[assignment]
-    time.ctime = lambda secs=None, /: ctime(seconds(secs))  # type: ignore[assignment]
-    time.asctime = lambda moment=None, /: asctime(moment or time.localtime())  # type: ignore[assignment]
-    time.strftime = lambda form, moment=None, /: strftime(form, moment or time.localtime())  # type: ignore[assignment]
+    def moment(given: Any) -> Any:
+        return localtime(time.time()) if given is None else given
+
+    time.localtime = lambda given=None, /: localtime(seconds(given))
+    time.gmtime = lambda given=None, /: gmtime(seconds(given))
+    time.ctime = lambda given=None, /: ctime(seconds(given))
+    time.asctime = lambda given=None, /: asctime(moment(given))
+    time.strftime = lambda form, given=None, /: strftime(form, moment(given))

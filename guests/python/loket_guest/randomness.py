@@ -46,7 +46,7 @@ class Random(random.Random):
     _needs_seed = True
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> Self:
-        return super().__new__(cls, 0)
+        return super().__new__(cls, 0)  # type: ignore[call-arg]  # the C class takes the seed here
 
     def seed(self, a: Any = None, version: int = 2) -> None:
         """Seed with a value, or, without one, from the counter."""
@@ -81,11 +81,11 @@ def _replace_generators() -> None:
     for name, value in list(vars(random).items()):
         if getattr(value, "__self__", None) is old:
             setattr(random, name, getattr(new, name))
-    random._inst = new  # type: ignore[attr-defined]  # noqa: SLF001
+    random._inst = new  # noqa: SLF001
     random.Random = Random  # type: ignore[misc]
 
 
 def _name_based_on_nothing() -> None:
     """`uuid.uuid1` without asking the machine for its network address: a random node, as RFC 9562, 6.10 has it."""
-    uuid._generate_time_safe = None  # type: ignore[attr-defined]  # noqa: SLF001 - asks the C library
+    uuid._generate_time_safe = None  # noqa: SLF001 - asks the C library
     uuid.getnode = lambda: int.from_bytes(os.urandom(6)) | (1 << 40)

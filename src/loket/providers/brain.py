@@ -56,7 +56,7 @@ class BrainProvider:
         """Recall memories; answers `memories`, best first, and carries the labels of each."""
         with self._store.open(call.agent) as connection:
             found = brain_search.search(connection, dict(call.args))
-        return Answer({"memories": found}, join_labels(*(tuple(memory["labels"]) for memory in found)))
+        return Answer({"memories": found}, join_labels((), *(tuple(memory["labels"]) for memory in found)))
 
     def correct(self, call: Call) -> Answer:
         """Supersede a memory; answers the new `id` and `replaced`.
@@ -88,6 +88,7 @@ class BrainProvider:
             if done is not None:
                 return Answer(json.loads(done[0]))
             answer = change(connection, call)
+            brain_write.tidy(connection)
             connection.execute("INSERT INTO brain_applied VALUES (?, ?, ?)", (*key, json.dumps(answer)))
         return Answer(answer)
 

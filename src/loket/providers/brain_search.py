@@ -9,9 +9,10 @@ ten times quicker). There, rows are scored where they hold one of the question's
 ones, with all words counted; measured at 100,000 rows, the first ten are the same.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 
@@ -31,6 +32,13 @@ CANDIDATES = 64
 SCORED = 4_000
 """Rows that frequent words may add to the scored ones; brains with fewer rows are scored whole."""
 
+# A name is followed by the end or by a blank, and the exclamation mark is the next character after the blank.
+_KNOWN = """
+    SELECT w.value FROM json_each(?) AS w
+    WHERE EXISTS (SELECT 1 FROM document WHERE told_by >= w.value AND told_by < w.value || '!')
+        OR EXISTS (SELECT 1 FROM document WHERE about >= w.value AND about < w.value || '!')
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Filter:
@@ -42,13 +50,13 @@ class Filter:
     """Whether it is the ordinary one (what is believed now): the only one under which rows may be left unscored."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
+class _Candidate(NamedTuple):
     id: int
     score: float
     asks: float
-    dated: bool
-    names: tuple[str | None, str | None]
+    dated: int
+    speaker: str | None
+    subject: str | None
 
 
 def search(connection: apsw.Connection, args: dict[str, Any]) -> list[dict[str, Any]]:
@@ -101,18 +109,15 @@ def _candidates(connection: apsw.Connection, terms: Sequence[str], wanted: Filte
     selected = _selection(connection, terms) if wanted.plain else None
     narrower = "AND +recall.rowid IN (SELECT rowid FROM recall WHERE recall MATCH ?)" if selected else ""
     sql = f"""
-        SELECT r.id, r.score, d.asks, d.dated, n.speaker_folded, n.subject_folded FROM (
+        SELECT r.id, r.score, d.asks, d.dated, d.told_by, d.about FROM (
             SELECT rowid AS id, -{BM25} AS score FROM recall
             WHERE recall MATCH ? {narrower}
                 AND EXISTS (SELECT 1 FROM memory AS m WHERE m.id = recall.rowid AND {wanted.condition})
             ORDER BY {BM25} LIMIT ?
-        ) AS r JOIN document AS d ON d.id = r.id JOIN memory AS n ON n.id = r.id
+        ) AS r JOIN document AS d ON d.id = r.id
     """  # noqa: S608 - fixed texts; every value is bound
     bound = (query.match_any(terms), *([selected] if selected else []), *wanted.values, max(CANDIDATES, 2 * limit))
-    return [
-        _Candidate(identity, score, asks, bool(dated), (speaker, subject))
-        for identity, score, asks, dated, speaker, subject in connection.execute(sql, bound)
-    ]
+    return [_Candidate._make(row) for row in connection.execute(sql, bound)]
 
 
 def _selection(connection: apsw.Connection, terms: Sequence[str]) -> str | None:
@@ -145,7 +150,7 @@ def _rank(connection: apsw.Connection, question: str, candidates: Sequence[_Cand
         (
             candidate.id,
             candidate.score * (1 - QUESTION_LOSS * candidate.asks + gain * candidate.dated)
-            + NAME_BOOST * best * _is_named(known, candidate.names),
+            + NAME_BOOST * best * _is_named(known, candidate),
         )
         for candidate in candidates
     ]
@@ -154,18 +159,11 @@ def _rank(connection: apsw.Connection, question: str, candidates: Sequence[_Cand
 
 def _known_names(connection: apsw.Connection, question: str) -> frozenset[str]:
     """The words of a question that are the name, or the first name, of a speaker or subject of this brain."""
-    return frozenset(
-        word
-        for word in query.names(question)
-        if any(
-            connection.execute(
-                f"SELECT 1 FROM memory WHERE {column} >= ? AND {column} < ? LIMIT 1",  # noqa: S608 - fixed names
-                (word, word + "!"),
-            ).fetchone()
-            for column in ("speaker_folded", "subject_folded")
-        )
+    return frozenset(name for (name,) in connection.execute(_KNOWN, (json.dumps(query.names(question)),)))
+
+
+def _is_named(known: frozenset[str], candidate: _Candidate) -> bool:
+    return bool(known) and any(
+        name is not None and (name in known or name.partition(" ")[0] in known)
+        for name in (candidate.speaker, candidate.subject)
     )
-
-
-def _is_named(known: frozenset[str], names: Sequence[str | None]) -> bool:
-    return any(name is not None and (name in known or name.partition(" ")[0] in known) for name in names)

@@ -14,7 +14,10 @@ FIELDS = "text, speaker, date, note, gist, topic, context1, context2"
 _INDEX = f"INSERT INTO recall (rowid, {FIELDS}) SELECT id, {FIELDS} FROM indexed WHERE id = ?"  # noqa: S608
 _UNINDEX = f"INSERT INTO recall (recall, rowid, {FIELDS}) SELECT 'delete', id, {FIELDS} FROM indexed WHERE id = ?"  # noqa: S608
 
-_FOLDED = ("subject_folded", "key_folded", "speaker_folded")
+MERGED_PAGES = 32
+"""Pages of the index that one change may rewrite so that it stays in few parts."""
+
+_FOLDED = ("subject_folded", "key_folded")
 _INSERT = (
     f"INSERT INTO memory ({', '.join((*COLUMNS, *_FOLDED, 'digest'))})"  # noqa: S608
     f" VALUES ({', '.join('?' * (len(COLUMNS) + len(_FOLDED) + 1))})"
@@ -57,12 +60,17 @@ def insert(connection: apsw.Connection, call: Call, memory: NewMemory, *, replac
         connection.execute("UPDATE memory SET closed = ? WHERE id = ?", (memory.created, old))
     identity = _next_id(connection)
     values = _values(identity, call, memory)
-    connection.execute(_INSERT, (*values, subject, key, folded(memory.speaker), digest(values)))
+    connection.execute(_INSERT, (*values, subject, key, digest(values)))
     for old in closing:
         connection.execute("UPDATE memory SET replaced_by = ? WHERE id = ?", (identity, old))
         seal(connection, old)
     _add_document(connection, identity, call.conversation, memory)
     return identity
+
+
+def tidy(connection: apsw.Connection) -> None:
+    """Merge some of the index's parts, each of which every search has to read; bounded work, after each change."""
+    connection.execute("INSERT INTO recall (recall, rank) VALUES ('merge', ?)", (MERGED_PAGES,))
 
 
 def chain(connection: apsw.Connection, identity: int) -> list[int]:
@@ -84,8 +92,7 @@ def erase(connection: apsw.Connection, identity: int, now: float) -> list[int]:
         connection.execute("DELETE FROM document WHERE id = ?", (old,))
         connection.execute(
             "UPDATE memory SET text = NULL, subject = NULL, key = NULL, speaker = NULL, gist = NULL, note = NULL,"
-            " subject_folded = NULL, key_folded = NULL, speaker_folded = NULL,"
-            " closed = coalesce(closed, ?1), forgotten = ?1 WHERE id = ?2",
+            " subject_folded = NULL, key_folded = NULL, closed = coalesce(closed, ?1), forgotten = ?1 WHERE id = ?2",
             (now, old),
         )
         seal(connection, old)
@@ -136,20 +143,23 @@ def _live(connection: apsw.Connection, subject: str | None, key: str | None) -> 
 def _add_document(connection: apsw.Connection, identity: int, conversation: str, memory: NewMemory) -> None:
     before = [*_before(connection, identity, conversation), None, None]
     connection.execute(
-        "INSERT INTO document (id, text, speaker, date, note, gist, topic, before1, before2, asks, dated)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO document"
+        " (id, asks, dated, told_by, about, before1, before2, text, speaker, date, note, gist, topic)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             identity,
+            query.question_share(memory.text),
+            query.names_a_time(memory.text),
+            folded(memory.speaker),
+            folded(memory.subject),
+            before[0],
+            before[1],
             _words(memory.text),
             _words(memory.speaker),
             query.date_words(memory.happened),
             _words(memory.note),
             _words(memory.gist),
             _words(f"{memory.subject or ''} {memory.key or ''}"),
-            before[0],
-            before[1],
-            query.question_share(memory.text),
-            query.names_a_time(memory.text),
         ),
     )
     connection.execute(_INDEX, (identity,))

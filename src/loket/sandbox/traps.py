@@ -21,11 +21,12 @@ _FAMILIES: tuple[tuple[str, str, str], ...] = (
 )
 """Pattern of the backtrace, what the module tried, and what to do instead; the first that fits counts."""
 
-_PYTHON = re.compile(r"libpython[0-9.]+so!_?(os|time|posix|select|socket|sock|builtin|io)_([a-z_]+?)(_impl)?$", re.M)
+_PYTHON = re.compile(
+    r"libpython[0-9.]+so!_?(os|time|posix|select|socket|sock|builtin|io)_([a-z_]+?)(?:_impl)?$", re.MULTILINE
+)
 
 _NAMES = {
     "builtin_input": "input",
-    "io_FileIO___init__": "io.FileIO",
     "sock_initobj": "socket.socket",
     "socket_getaddrinfo": "socket.getaddrinfo",
 }

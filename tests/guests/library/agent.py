@@ -1,7 +1,6 @@
 """A module that uses what the standard library knows of the outside: time, chance, output, files and more."""
 
-import asyncio
-import datetime
+import datetime  # noqa: ICN001 - the plain name
 import logging
 import os
 import random
@@ -13,6 +12,7 @@ import traceback
 import uuid
 import warnings
 import zoneinfo
+from collections.abc import Callable
 from datetime import datetime as moment
 from random import random as chance
 from typing import Any
@@ -77,6 +77,7 @@ def _utc() -> bool:
     return True
 
 
+NOBODY_KNOWS = "bilptf"
 UTC_IS_THERE = _utc()
 
 
@@ -85,7 +86,7 @@ def randoms() -> dict[str, Any]:
     """Draw from every source of chance."""
     return {
         "random": random.random(),  # noqa: S311 - not for secrets
-        "chance": chance(),
+        "chance": chance(),  # noqa: S311
         "choice": random.choice(WORDS),  # noqa: S311
         "shuffled": random.sample(range(10), 10),
         "gauss": random.gauss(0, 1),
@@ -146,8 +147,8 @@ def words() -> list[str]:
 
 
 @operation
-def address() -> bool:
-    """Tell whether an object's address and hash differ between runs."""
+def identity() -> list[int]:
+    """List what Python makes of a hash seed and of addresses."""
     return [hash("x"), id(WORDS), hash(object())]
 
 
@@ -163,7 +164,7 @@ def late() -> str:
 @operation
 def hidden() -> str:
     """Import under a name that nobody can see when the component is built."""
-    return str(__import__("".join(["ft", "plib"])))
+    return str(__import__(NOBODY_KNOWS[::-1]))
 
 
 @operation
@@ -184,34 +185,18 @@ def outside(what: str) -> str:
     return str(OUTSIDE[what]())
 
 
-OUTSIDE = {
-    "open": lambda: open("/x"),  # noqa: PTH123, SIM115
-    "write": lambda: open("/x", "w"),  # noqa: PTH123, SIM115
-    "listdir": lambda: os.listdir("/"),  # noqa: PTH208
-    "stat": lambda: os.stat("/x"),  # noqa: PTH116
-    "mkdir": lambda: os.mkdir("/x"),  # noqa: PTH102
-    "remove": lambda: os.remove("/x"),  # noqa: PTH107
-    "rename": lambda: os.rename("/x", "/y"),  # noqa: PTH104
-    "getcwd": os.getcwd,  # noqa: PTH109
+OUTSIDE: dict[str, Callable[[], Any]] = {
+    "open": lambda: open("/x"),  # noqa: PTH123, SIM115 - the plain call
+    "listdir": lambda: os.listdir("/"),  # noqa: PTH208 - the plain call
+    "mkdir": lambda: os.mkdir("/x"),  # noqa: PTH102 - the plain call
     "environ": lambda: dict(os.environ),
-    "getenv": lambda: os.getenv("HOME"),
-    "getpid": os.getpid,
-    "input": lambda: input(),  # noqa: PLW0108
-    "stdin": lambda: sys.stdin.read(),  # noqa: PLW0108
-    "stdout_fd": lambda: os.write(1, b"x"),
-    "real_stdout": lambda: print("x", file=sys.__stdout__, flush=True),  # noqa: T201
-    "socket": lambda: socket.socket(),  # noqa: PLW0108, SIM115
+    "input": input,
+    "descriptor": lambda: os.write(1, b"x"),
+    "socket": socket.socket,
     "connect": lambda: socket.create_connection(("127.0.0.1", 80)),
-    "resolve": lambda: socket.getaddrinfo("localhost", 80),
-    "asyncio": lambda: asyncio.run(asyncio.sleep(0)),
     "exit": lambda: sys.exit(3),
     "os_exit": lambda: os._exit(3),
-    "abort": lambda: os.abort(),  # noqa: PLW0108
-    "clock_gettime": lambda: time.clock_gettime(time.CLOCK_MONOTONIC),
-    "get_clock_info": lambda: time.get_clock_info("monotonic"),
-    "clock_getres": lambda: time.clock_getres(time.CLOCK_MONOTONIC),
-    "times": os.times,
+    "resolution": lambda: time.clock_getres(time.CLOCK_MONOTONIC),
     "zone": lambda: zoneinfo.ZoneInfo("Asia/Jakarta"),
-    "tzset": lambda: time.tzset(),  # noqa: PLW0108
-    "isatty": lambda: sys.__stdout__.isatty(),
+    "compile": lambda: compile("no python", "text", "exec"),
 }

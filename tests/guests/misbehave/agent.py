@@ -1,6 +1,7 @@
 """A module that misbehaves on demand, one operation a kind, and some operations that count calls."""
 
 import contextlib
+import os
 import random
 import time
 from typing import Any
@@ -180,9 +181,9 @@ def crash() -> None:
 
 @operation
 def trap() -> str:
-    """Open a file, which a module cannot."""
-    with open("/etc/passwd") as file:  # noqa: PTH123 - the plain call
-        return file.read()
+    """Ask the operating system, which a module does not have."""
+    os.mkdir("/anything")  # noqa: PTH102 - the plain call
+    return "done"
 
 
 @operation

@@ -1,0 +1,89 @@
+"""Guests for tests: built once and kept under `build/guests`, by the digest of all that they are made of."""
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from loket.contracts import LoketError, Refusal
+from loket.packages.build import build
+
+ROOT = Path(__file__).parents[1]
+GUESTS = ROOT / "tests" / "guests"
+BUILT = ROOT / "build" / "guests"
+COMPILED = ROOT / "build" / "compiled"
+"""A cache for `WasmSandbox`: compiling a guest takes seconds."""
+
+NOW = 1_795_000_000.5
+"""What the scripted clock shows first, in seconds since 1970: 2026-11-18T11:06:40.5Z."""
+
+
+def built_guest(name: str) -> Path:
+    """Return the component of a guest in `tests/guests`, or of the stock agent (`main`), built where needed."""
+    source = ROOT / "guests" / "main" if name == "main" else GUESTS / name
+    made = BUILT / f"{name}-{_digest(source)[:16]}.wasm"
+    if not made.is_file():
+        build(source, made)
+    return made
+
+
+def digest_of(wasm: Path) -> str:
+    """Return the SHA-256 of a file, hex."""
+    return hashlib.sha256(wasm.read_bytes()).hexdigest()
+
+
+def _digest(source: Path) -> str:
+    total = hashlib.sha256(importlib.metadata.version("componentize-py").encode())
+    for path in _files(source):
+        total.update(path.relative_to(ROOT).as_posix().encode() + hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def _files(source: Path) -> Iterator[Path]:
+    for folder in (source, ROOT / "guests" / "python", ROOT / "wit"):
+        found = sorted(folder.rglob("*"))
+        yield from (one for one in found if one.is_file() and one.suffix not in (".wasm", ".pyc"))
+    yield ROOT / "src" / "loket" / "packages" / "build.py"
+
+
+class Scripted:
+    """A host whose answers stand in a mapping: capability id to value, error, or function of the arguments.
+
+    Clock, randomness and log have answers already: the clock goes on by an eighth of a second at each reading.
+    `calls` lists what was asked, with the decoded arguments.
+    """
+
+    def __init__(self, answers: Mapping[str, Any] | None = None) -> None:
+        self.live = True
+        self.stopped: LoketError | None = None
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self._answers: dict[str, Any] = {
+            "clock.now": lambda _args: {"seconds": NOW + len(self.asked("clock.now")) / 8},
+            "random.bytes": lambda args: {"hex": self._bytes(args["n"]).hex()},
+            "log.write": {},
+            **(answers or {}),
+        }
+
+    def __call__(self, capability: str, args: str) -> str:
+        arguments = json.loads(args)
+        self.calls.append((capability, arguments))
+        answer = self._answers.get(capability)
+        if answer is None:
+            raise Refusal("capability.unknown", f"there is no capability {capability}", "loket caps")
+        value = answer(arguments) if isinstance(answer, Callable) else answer
+        if isinstance(value, LoketError):
+            raise value
+        return json.dumps(value)
+
+    def asked(self, capability: str) -> list[dict[str, Any]]:
+        """Return the arguments of all calls of a capability."""
+        return [arguments for name, arguments in self.calls if name == capability]
+
+    def names(self) -> list[str]:
+        """Return the capabilities in the order in which they were asked for."""
+        return [name for name, _ in self.calls]
+
+    def _bytes(self, size: int) -> bytes:
+        return hashlib.shake_256(str(len(self.calls)).encode()).digest(size)

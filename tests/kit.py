@@ -1,0 +1,144 @@
+"""A real kernel on a real database, with providers of the test's own choice."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from loket.contracts import (
+    Answer,
+    Call,
+    Capability,
+    Effect,
+    Grant,
+    Handler,
+    Limits,
+    ModuleRef,
+    OnUncertain,
+    Policy,
+    Principal,
+    RunRequest,
+)
+from loket.contracts.catalogue import STOCK
+from loket.kernel.counter import Counter
+from loket.kernel.grants import Grants
+from loket.kernel.journal import Journal
+from loket.kernel.quotas import Daily, Quotas
+from loket.kernel.registry import Registry
+from loket.kernel.state import RunState
+from loket.kernel.tokens import HmacTokens
+from loket.policy import PlainLabeller, PlainPolicy
+from loket.schemas import compile_check
+from loket.store.kernel import KernelDatabase
+
+KEY = b"k" * 32
+DIGEST = "d" * 64
+
+ANY_OBJECT = {"type": "object"}
+
+
+def capability(
+    name: str,
+    effect: Effect = Effect.READ,
+    *,
+    on_uncertain: OnUncertain = OnUncertain.REPEAT,
+    waits: bool = False,
+    timeout_s: float = 5.0,
+) -> Capability:
+    """A capability of a test's own, which takes and answers any object."""
+    return Capability(
+        name, "of a test", effect, ANY_OBJECT, ANY_OBJECT, on_uncertain=on_uncertain, waits=waits, timeout_s=timeout_s
+    )
+
+
+class Handlers:
+    """A provider made of functions. Counts what it performs."""
+
+    id = "test"
+
+    def __init__(self, **handlers: Handler) -> None:
+        self._handlers = {name.replace("__", "."): handler for name, handler in handlers.items()}
+
+    def handlers(self) -> Mapping[str, Handler]:
+        return self._handlers
+
+    async def start(self) -> None:
+        """Nothing to start."""
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+@dataclass
+class Values:
+    """An in-memory `kv` for tests that are not about storage: what was set, and how often each call was performed."""
+
+    store: dict[str, Any] = field(default_factory=dict)
+    performed: list[tuple[str, str, int]] = field(default_factory=list)
+
+    def get(self, call: Call) -> Answer:
+        self.performed.append((call.capability, call.run, call.ordinal))
+        key = call.args["key"]
+        return Answer({"found": key in self.store, "value": self.store.get(key)})
+
+    def set(self, call: Call) -> Answer:
+        self.performed.append((call.capability, call.run, call.ordinal))
+        self.store[call.args["key"]] = call.args["value"]
+        return Answer({})
+
+    def provider(self) -> Handlers:
+        return Handlers(kv__get=self.get, kv__set=self.set)
+
+
+class Rig:
+    """The kernel's parts on `directory/kernel.db`."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *providers: Any,
+        more: tuple[Capability, ...] = (),
+        policy: Policy | None = None,
+        now: Callable[[], float] = time.time,
+        daily: Daily | None = None,
+        vfs: str | None = None,
+    ) -> None:
+        self.values = Values()
+        self.database = KernelDatabase(directory / "kernel.db", vfs)
+        self.journal = Journal(self.database, KEY, now)
+        self.grants = Grants(
+            self.journal, self.database, grants=self.database.grants(), accepted=self.database.accepted()
+        )
+        self.tokens = HmacTokens(now)
+        self.registry = Registry((*STOCK, *more), providers or [self.values.provider()], compile_check)
+        self.counter = Counter(
+            registry=self.registry,
+            grants=self.grants,
+            policy=policy or PlainPolicy(),
+            labeller=PlainLabeller(),
+            tokens=self.tokens,
+            quotas=Quotas(lambda: "2026-11-21", lambda _day, _agent: (0, 0.0), daily or Daily()),
+            journal=self.journal,
+            obligations={},
+            now=now,
+        )
+
+    def module(self, name: str = "tester", *granted: str, limits: Limits | None = None) -> ModuleRef:
+        """A module that the owner accepted, with these grants."""
+        self.grants.accept("local", name, DIGEST, 0.0)
+        for capability_id in granted:
+            self.grants.allow(Grant("local", name, capability_id, {}, "owner", 0.0))
+        return ModuleRef("local", name, "1", DIGEST, limits or Limits())
+
+    def run(self, module: ModuleRef | None, name: str = "r1") -> RunState:
+        """A live run of a module that calls the counter itself."""
+        principal = Principal("agent", "tester")
+        request = RunRequest(name, name, "tester", principal, module, "c", "go", {}, ("owner",), 0.0)
+        return RunState(request, self.tokens.mint(name, principal, 3600), b"s" * 32, ("owner",))
+
+    def rows(self, run: str = "r1") -> list[Any]:
+        return list(self.journal.rows(run))
+
+    def close(self) -> None:
+        self.database.close()

@@ -1,0 +1,369 @@
+"""The counter's nine steps, each by what it refuses and what it leaves in the journal."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kit import Handlers, Rig, Values, capability
+from loket.contracts import (
+    Answer,
+    Call,
+    Decision,
+    Effect,
+    Failed,
+    Grant,
+    Limits,
+    Question,
+    Refusal,
+    RowKind,
+    RunEnded,
+    Suspended,
+    Token,
+    Usage,
+    Verdict,
+)
+from loket.kernel.quotas import Daily
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    rig = Rig(tmp_path)
+    yield rig
+    rig.close()
+
+
+def refused(rig: Rig, run: Any, name: str, args: str = '{"key":"a"}') -> Refusal:
+    with pytest.raises(Refusal) as caught:
+        rig.counter.call(run, name, args)
+    return caught.value
+
+
+def test_a_granted_read_is_answered_and_makes_one_row(rig: Rig) -> None:
+    """A read is one row with principal, root, rules, labels, arguments and answer."""
+    run = rig.run(rig.module("tester", "kv.get"))
+    assert json.loads(rig.counter.call(run, "kv.get", '{"key":"a"}')) == {"found": False, "value": None}
+    (row,) = rig.rows()
+    assert row.kind is RowKind.CALL
+    assert row.meta["principal"] == "agent:tester"
+    assert row.meta["root"] == "r1"
+    assert row.meta["rules"] == ["plain.read"]
+    assert row.meta["arg_labels"] == {"key": ["owner"]}
+    assert row.meta["labels"] == ["capability:kv.get", "owner"]
+    assert json.loads(row.value) == {"args": {"key": "a"}, "answer": {"found": False, "value": None}}
+
+
+def test_an_effect_makes_two_rows_and_the_first_is_on_the_disk_before_it_happens(tmp_path: Path) -> None:
+    """Intent, then outcome; the intent is durable when the provider is called."""
+    seen: list[int] = []
+
+    def set_(_call: Call) -> Answer:
+        head = rig.database.head()
+        seen.append(head[0] if head else 0)
+        return Answer({})
+
+    rig = Rig(tmp_path, Handlers(kv__set=set_))
+    run = rig.run(rig.module("tester", "kv.set"))
+    rig.counter.call(run, "kv.set", '{"key":"a","value":1}')
+    kinds = [row.kind for row in rig.rows()]
+    assert kinds == [RowKind.INTENT, RowKind.OUTCOME]
+    assert seen == [rig.rows()[0].seq]
+    rig.close()
+
+
+@given(
+    name=st.sampled_from(["kv.get", "kv.set", "brain.search", "clock.now", "random.bytes", "log.write", "no.such"]),
+    granted=st.sets(st.sampled_from(["kv.get", "kv.set", "clock.now", "random.bytes", "log.write"])),
+    args=st.dictionaries(st.sampled_from(["key", "value", "n", "text"]), st.integers(0, 9) | st.text(max_size=4)),
+)
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_grant_no_call(
+    tmp_path_factory: pytest.TempPathFactory, name: str, granted: set[str], args: dict[str, Any]
+) -> None:
+    """Whatever is asked with whatever arguments: without a grant the provider is never reached."""
+    rig = Rig(tmp_path_factory.mktemp("g"))
+    run = rig.run(rig.module("tester", *granted))
+    try:
+        rig.counter.call(run, name, json.dumps(args))
+    except Refusal:
+        assert rig.values.performed == []
+        assert rig.rows()[-1].meta["decision"] == "deny"
+    else:
+        assert name in granted
+    rig.close()
+
+
+def test_a_missing_grant_is_refused_with_the_command_that_allows_it(rig: Rig) -> None:
+    """The refusal names the module, the capability and the command."""
+    refusal = refused(rig, rig.run(rig.module()), "kv.get")
+    assert refusal.code == "grant.missing"
+    assert refusal.remedy == "loket grants allow tester kv.get"
+
+
+def test_a_grant_counts_only_for_accepted_bytes(rig: Rig) -> None:
+    """Other bytes under the same name have no grants until the owner accepts them."""
+    module = rig.module("tester", "kv.get")
+    from dataclasses import replace
+
+    assert refused(rig, rig.run(replace(module, digest="e" * 64)), "kv.get").code == "module.unaccepted"
+    rig.grants.accept("local", "tester", "e" * 64, 0.0)
+    rig.counter.call(rig.run(replace(module, digest="e" * 64), "r2"), "kv.get", '{"key":"a"}')
+    rig.grants.revoke_digest("e" * 64, 0.0)
+    assert refused(rig, rig.run(replace(module, digest="e" * 64), "r3"), "kv.get").code == "module.revoked"
+
+
+def test_a_revoked_grant_is_refused_at_the_next_call(rig: Rig) -> None:
+    """Revoking takes effect at once, also for a run in flight."""
+    run = rig.run(rig.module("tester", "kv.get"))
+    rig.counter.call(run, "kv.get", '{"key":"a"}')
+    assert rig.grants.revoke("local", "tester", "kv.get")
+    assert refused(rig, run, "kv.get").code == "grant.missing"
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ("{", "no valid JSON"),
+        ("[]", "a JSON list"),
+        ('{"key":5}', "key: 5 is not of type"),
+        ('{"key":"a","more":1}', "more"),
+        ("{}", "key"),
+        ('{"key":NaN}', "NaN"),
+        ('{"key":"\\ud800"}', "no valid JSON"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"key":"' + "x" * 600 + '"}', "512"),
+    ],
+)
+def test_wrong_arguments_are_refused_with_the_field(rig: Rig, args: str, says: str) -> None:
+    """Step 2 names what is wrong; the provider never sees it."""
+    refusal = refused(rig, rig.run(rig.module("tester", "kv.get")), "kv.get", args)
+    assert refusal.code == "arguments.invalid"
+    assert says in refusal.message
+    assert rig.values.performed == []
+
+
+def test_an_unknown_capability_is_refused_with_the_nearest_one(rig: Rig) -> None:
+    """A slip of the pen is answered with the name that was meant."""
+    assert "kv.get" in str(refused(rig, rig.run(rig.module()), "kv.gte").remedy)
+
+
+@pytest.mark.parametrize("what", ["forged", "expired", "revoked"])
+def test_a_token_that_is_not_good_is_refused(tmp_path: Path, what: str) -> None:
+    """Step 1: forged, expired and revoked tokens reach nothing."""
+    time = [0.0]
+    rig = Rig(tmp_path, now=lambda: time[0])
+    run = rig.run(rig.module("tester", "kv.get"))
+    if what == "forged":
+        run.token = Token(run.token.run, "owner", run.token.expires, run.token.mac)
+    elif what == "expired":
+        time[0] = 4000.0
+    else:
+        rig.tokens.revoke("r1")
+    assert refused(rig, run, "kv.get").code == f"token.{what}"
+    rig.close()
+
+
+class Says:
+    """A policy that always gives one decision, or fails."""
+
+    def __init__(self, decision: Decision | None) -> None:
+        self._decision = decision
+
+    def decide(self, _question: Question) -> Decision:
+        if self._decision is None:
+            raise ZeroDivisionError("no rules")
+        return self._decision
+
+
+@pytest.mark.parametrize(
+    ("decision", "code"),
+    [
+        (Decision(Verdict.DENY, ("rule.7",), "because", "p1"), "policy.denied"),
+        (Decision(Verdict.ASK, ("rule.8",), "because", "p1"), "policy.ask"),
+        (Decision(Verdict.ALLOW, ("rule.9",), "because", "p1", ("dance",)), "policy.obligation"),
+        (None, "policy.failed"),
+    ],
+)
+def test_whatever_is_not_an_allowance_is_a_denial(tmp_path: Path, decision: Decision | None, code: str) -> None:
+    """A denial, a question, an obligation that nobody can carry out, and a policy that fails: nothing is performed."""
+    rig = Rig(tmp_path, policy=Says(decision))
+    refusal = refused(rig, rig.run(rig.module("tester", "kv.get")), "kv.get")
+    assert refusal.code == code
+    assert rig.values.performed == []
+    if decision is not None:
+        assert rig.rows()[0].meta["rules"] == list(decision.rules)
+    rig.close()
+
+
+def test_an_effect_beyond_the_agents_own_data_is_not_allowed_by_the_plain_policy(tmp_path: Path) -> None:
+    """Money and the like would have to be asked; until somebody can be asked they are refused, granted or not."""
+    pay = capability("bank.pay", Effect.MONEY)
+    rig = Rig(tmp_path, Handlers(bank__pay=lambda _call: Answer({})), more=(pay,))
+    assert refused(rig, rig.run(rig.module("tester", "bank.pay")), "bank.pay", "{}").code == "policy.ask"
+    rig.close()
+
+
+def test_the_call_limit_ends_the_run_and_refused_calls_count(rig: Rig) -> None:
+    """A module that swallows refusals ends at its limit all the same."""
+    run = rig.run(rig.module("tester", limits=Limits(calls=3)))
+    for _ in range(3):
+        refused(rig, run, "kv.get")
+    with pytest.raises(RunEnded, match="3 calls"):
+        rig.counter.call(run, "kv.get", '{"key":"a"}')
+
+
+def llm(tokens: int) -> Handlers:
+    answer = {"text": "x", "tool_calls": [], "model": "m", "finish": "stop", "tokens": {"in": 1, "out": 1}}
+
+    async def complete(_call: Call) -> Answer:
+        return Answer(answer, (), Usage(tokens, 0, 0.25))
+
+    return Handlers(llm__complete=complete)
+
+
+ASK_MODEL = '{"messages":[{"role":"user","content":"hi"}],"max_tokens":100}'
+
+
+async def complete(rig: Rig, run: Any) -> None:
+    with pytest.raises(Suspended):
+        rig.counter.call(run, "llm.complete", ASK_MODEL)
+    await rig.counter.finish(run)
+
+
+def test_tokens_are_held_before_and_settled_after(tmp_path: Path) -> None:
+    """A call that could go over the run's bound of tokens is refused before the model is asked."""
+    rig = Rig(tmp_path, llm(150))
+    run = rig.run(rig.module("tester", "llm.complete", limits=Limits(tokens=300)))
+    asyncio.run(complete(rig, run))
+    assert run.spent.tokens == 150
+    assert run.spent.held_tokens == 0
+    asyncio.run(complete(rig, run))
+    assert refused(rig, run, "llm.complete", ASK_MODEL).code == "quota.tokens"
+    assert run.spent.money == 0.5
+    rig.close()
+
+
+def test_a_day_has_its_bound_over_all_runs(tmp_path: Path) -> None:
+    """The owner's bound for a day holds across runs."""
+    rig = Rig(tmp_path, llm(150), daily=Daily(tokens=260))
+    module = rig.module("tester", "llm.complete")
+    asyncio.run(complete(rig, rig.run(module)))
+    assert refused(rig, rig.run(module, "r2"), "llm.complete", ASK_MODEL).code == "quota.tokens"
+    rig.close()
+
+
+def crash(_call: Call) -> Answer:
+    raise ZeroDivisionError("oops")
+
+
+def fail(_call: Call) -> Answer:
+    raise Failed("disk.gone", "the disk is gone", "mend it")
+
+
+def nonsense(_call: Call) -> Answer:
+    return Answer({"found": "perhaps", "value": 1})
+
+
+def huge(_call: Call) -> Answer:
+    return Answer({"found": True, "value": "x" * (2 << 20)})
+
+
+@pytest.mark.parametrize(
+    ("handler", "code"),
+    [(crash, "provider.crashed"), (fail, "disk.gone"), (nonsense, "provider.answer"), (huge, "limit.answer")],
+)
+def test_a_provider_that_misbehaves_is_an_error_answer(tmp_path: Path, handler: Any, code: str) -> None:
+    """A crash, a failure, an answer against its schema or over its size: an error on a row, and the kernel goes on."""
+    rig = Rig(tmp_path, Handlers(kv__get=handler))
+    run = rig.run(rig.module("tester", "kv.get"))
+    with pytest.raises(Failed) as caught:
+        rig.counter.call(run, "kv.get", '{"key":"a"}')
+    assert caught.value.code == code
+    assert rig.rows()[0].meta["error"] == code
+    assert rig.journal.check() == []
+    rig.close()
+
+
+def test_a_provider_that_takes_too_long_is_cut_off(tmp_path: Path) -> None:
+    """Step 7 has a time limit."""
+
+    async def slow(_call: Call) -> Answer:
+        await asyncio.sleep(30)
+        return Answer({})
+
+    rig = Rig(tmp_path, Handlers(slow__read=slow), more=(capability("slow.read", waits=True, timeout_s=0.05),))
+    run = rig.run(rig.module("tester", "slow.read"))
+    with pytest.raises(Suspended):
+        rig.counter.call(run, "slow.read", "{}")
+    asyncio.run(rig.counter.finish(run))
+    assert run.history[0].error is not None
+    assert run.history[0].error["code"] == "provider.timeout"
+    rig.close()
+
+
+def test_a_provider_outside_the_catalogue_is_an_error_at_start(tmp_path: Path) -> None:
+    """Nothing can be performed that the catalogue does not declare."""
+    from loket.contracts import BadInput
+
+    with pytest.raises(BadInput, match="not in the catalogue"):
+        Rig(tmp_path, Handlers(magic__wand=lambda _call: Answer({})))
+
+
+def test_clock_random_and_logs_make_no_rows_and_one_reading_serves_until_the_next_call(tmp_path: Path) -> None:
+    """A thousand side calls leave one row: that of the next other call, which carries them."""
+    ticks = iter(range(10_000))
+    rig = Rig(tmp_path, now=lambda: float(next(ticks)))
+    run = rig.run(rig.module("tester", "kv.get", "clock.now", "random.bytes", "log.write"))
+    readings = {rig.counter.call(run, "clock.now", "{}") for _ in range(300)}
+    randoms = {rig.counter.call(run, "random.bytes", '{"n":8}') for _ in range(300)}
+    for number in range(300):
+        rig.counter.call(run, "log.write", f'{{"text":"line {number}"}}')
+    assert len(readings) == 1
+    assert len(randoms) == 300
+    rig.counter.call(run, "kv.get", '{"key":"a"}')
+    (row,) = rig.rows()
+    side = json.loads(row.value)["sides"]
+    assert side["n"] == 900
+    assert side["logs"][299] == ["info", "line 299"]
+    assert rig.counter.call(run, "clock.now", "{}") not in readings
+    assert run.spent.calls == 1
+    rig.close()
+
+
+def test_logs_are_kept_up_to_their_bytes(rig: Rig) -> None:
+    """What is over the limit is dropped and counted, and the run goes on."""
+    run = rig.run(rig.module("tester", "log.write", "kv.get", limits=Limits(log_kb=1)))
+    for _ in range(10):
+        rig.counter.call(run, "log.write", '{"text":"' + "x" * 300 + '"}')
+    rig.counter.call(run, "kv.get", '{"key":"a"}')
+    side = json.loads(rig.rows()[0].value)["sides"]
+    assert len(side["logs"]) == 3
+    assert side["dropped"] == 2100
+
+
+def test_side_calls_need_grants_too(rig: Rig) -> None:
+    """The clock is a capability like any other."""
+    assert refused(rig, rig.run(rig.module()), "clock.now", "{}").code == "grant.missing"
+
+
+def test_grants_survive_in_the_database_and_every_decision_is_on_a_row(tmp_path: Path) -> None:
+    """A grant is an owner's decision: stored, journaled, and there again after a restart."""
+    rig = Rig(tmp_path)
+    rig.module("tester", "kv.get")
+    rig.grants.allow(Grant("local", "tester", "kv.set", {"keys": ["a"]}, "owner", 1.0, "asked for"))
+    rig.grants.revoke("local", "tester", "kv.get")
+    rig.close()
+    again = Rig(tmp_path, Values().provider())
+    assert [grant.capability for grant in again.grants.held("local", "tester")] == ["kv.set"]
+    assert [row.meta["what"] for row in again.rows("")] == [
+        "module.accept",
+        "grant.allow",
+        "grant.allow",
+        "grant.revoke",
+    ]
+    again.close()

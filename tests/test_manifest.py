@@ -1,0 +1,135 @@
+"""The manifest is strict, and every error names the file, the key and the remedy."""
+
+from pathlib import Path
+
+import pytest
+
+from loket.contracts import BadInput, Effect, Limits
+from loket.packages.manifest import RANGES, load_manifest
+
+WEATHER = """
+id = "weather"
+version = "1.2.0"
+kind = "agent"
+summary = "Tells the weather and warns of storms"
+entry = "module.wasm"
+
+[[capability]]
+name = "kv.get"
+reason = "reads the last place"
+constraints = { keys = ["place"] }
+
+[[operation]]
+name = "forecast"
+summary = "Forecast for a place"
+effect = "read"
+arguments = { type = "object", required = ["place"], properties = { place = { type = "string" } } }
+
+[limits]
+memory_mb = 128
+money = 2
+"""
+
+
+def load(folder: Path, text: str):
+    (folder / "loket.toml").write_text(text, encoding="utf-8")
+    return load_manifest(folder)
+
+
+def refused(folder: Path, text: str) -> BadInput:
+    with pytest.raises(BadInput) as caught:
+        load(folder, text)
+    return caught.value
+
+
+def test_a_manifest_is_decoded_into_types(tmp_path: Path) -> None:
+    """Every part of the design's example arrives in its field, and limits that are left out have their defaults."""
+    manifest = load(tmp_path, WEATHER)
+    assert (manifest.id, manifest.version, manifest.kind, manifest.entry) == (
+        "weather",
+        "1.2.0",
+        "agent",
+        "module.wasm",
+    )
+    assert manifest.source == "agent.py"
+    assert manifest.capabilities[0].constraints == {"keys": ["place"]}
+    assert manifest.operations[0].effect is Effect.READ
+    assert manifest.operations[0].arguments["required"] == ["place"]
+    assert manifest.limits == Limits(memory_mb=128, money=2.0)
+
+
+def test_an_agent_without_entry_runs_on_the_stock_agent(tmp_path: Path) -> None:
+    """`entry` may be left out by an agent, and by nothing else."""
+    assert load(tmp_path, WEATHER.replace('entry = "module.wasm"', "")).entry is None
+    error = refused(tmp_path, WEATHER.replace('entry = "module.wasm"', "").replace('"agent"', '"tool"'))
+    assert '"entry" is missing' in error.message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said", "remedy"),
+    [
+        ('id = "weather"', 'id = "Weather"', '"id" is "Weather"', 'id = "weather"'),
+        ('version = "1.2.0"', 'version = "1.2"', '"version" is "1.2"', "1.0.0"),
+        ('version = "1.2.0"', "version = 1", '"version" is 1, and has to be a text', "1.0.0"),
+        ('summary = "Tells', 'sumary = "Tells', '"summary" is missing', "summary = "),
+        ('kind = "agent"', 'kind = "agant"', '"kind" is "agant"', 'did you mean "agent"?'),
+        ("memory_mb", "memory", '[limits] "memory" is no key', 'did you mean "memory_mb"?'),
+        ("memory_mb = 128", "memory_mb = 1e9", "has to be a whole number", "memory_mb"),
+        ("memory_mb = 128", "memory_mb = 100000", '"memory_mb" is 100000', "between 1 and 4,096"),
+        ("memory_mb = 128", "cpu_ms = true", "has to be a whole number", "cpu_ms"),
+        ("money = 2", "money = nan", "has to be a number", "money"),
+        ('name = "kv.get"', 'name = "kv.gett"', "no such capability", 'did you mean "kv.get"?'),
+        ('reason = "reads the last place"', "", '[[capability]] 1 "reason" is missing', "reason = "),
+        ('reason = "reads', 'why = 1\nreason = "reads', '[[capability]] 1 "why" is no key', "known here"),
+        ("[[capability]]", "[capability]", "has to be a list of tables", "[[capability]]"),
+        ('{ keys = ["place"] }', "{ since = 2026-01-01 }", "which JSON cannot say", "texts"),
+        ('effect = "read"', 'effect = "reed"', 'is "reed"', 'did you mean "read"?'),
+        ('type = "string"', 'type = "strin"', '"arguments.properties.place.type" is no valid', "2020-12"),
+        ('type = "object", req', 'type = "array", req', "no schema of an object", 'type = "object"'),
+        ('entry = "module.wasm"', 'entry = "../other.wasm"', '"entry" is "../other.wasm"', "module.wasm"),
+        ("[[operation]]", "[[operation", "line", "TOML"),
+    ],
+)
+def test_every_error_names_the_key_and_the_remedy(tmp_path: Path, old: str, new: str, said: str, remedy: str) -> None:
+    """What is missing, unknown, of another type or out of range is told with the place and what to do."""
+    assert old in WEATHER
+    error = refused(tmp_path, WEATHER.replace(old, new, 1))
+    assert error.message.startswith("loket.toml: ")
+    assert said in error.message
+    assert error.remedy is not None
+    assert remedy in error.remedy
+
+
+def test_a_key_that_is_unknown_at_the_top_is_an_error(tmp_path: Path) -> None:
+    """A publisher does not come from the manifest."""
+    error = refused(tmp_path, 'publisher = "me"\n' + WEATHER)
+    assert '"publisher" is no key' in error.message
+
+
+def test_the_same_capability_twice_is_an_error(tmp_path: Path) -> None:
+    """Two reasons for one capability would leave it open which was granted."""
+    error = refused(tmp_path, WEATHER + '\n[[capability]]\nname = "kv.get"\nreason = "again"\n')
+    assert 'names "kv.get" twice' in error.message
+
+
+def test_other_capabilities_can_be_known(tmp_path: Path) -> None:
+    """A system with more capabilities than the stock ones passes their names."""
+    (tmp_path / "loket.toml").write_text(WEATHER.replace("kv.get", "net.fetch"), encoding="utf-8")
+    assert load_manifest(tmp_path, known={"net.fetch"}).capabilities[0].name == "net.fetch"
+
+
+def test_a_file_that_is_not_there_or_no_text_is_told(tmp_path: Path) -> None:
+    """A missing file names the command that makes one; bytes that are not UTF-8 name the byte."""
+    with pytest.raises(BadInput, match="cannot read") as caught:
+        load_manifest(tmp_path)
+    assert "loket new agent" in str(caught.value.remedy)
+    (tmp_path / "loket.toml").write_bytes(b'id = "\xff"')
+    with pytest.raises(BadInput, match="byte 6 is not UTF-8"):
+        load_manifest(tmp_path)
+
+
+def test_every_limit_has_a_range_that_holds_its_default() -> None:
+    """A limit without a range could not be set."""
+    for name, (low, high) in RANGES.items():
+        assert low <= getattr(Limits(), name) <= high
+    assert set(RANGES) == set(Limits.__slots__)
