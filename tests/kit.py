@@ -1,5 +1,6 @@
 """A real kernel on a real database, with providers of the test's own choice."""
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,26 +12,35 @@ from loket.contracts import (
     Call,
     Capability,
     Effect,
+    Ending,
+    Failed,
     Grant,
     Handler,
+    Host,
     Limits,
+    LoketError,
     ModuleRef,
     OnUncertain,
     Policy,
     Principal,
+    Refusal,
     RunRequest,
+    Segment,
+    Suspended,
 )
 from loket.contracts.catalogue import STOCK
 from loket.kernel.counter import Counter
+from loket.kernel.engine import Engine
 from loket.kernel.grants import Grants
 from loket.kernel.journal import Journal
 from loket.kernel.quotas import Daily, Quotas
 from loket.kernel.registry import Registry
+from loket.kernel.replay import Replayer
 from loket.kernel.state import RunState
 from loket.kernel.tokens import HmacTokens
 from loket.policy import PlainLabeller, PlainPolicy
 from loket.schemas import compile_check
-from loket.store.kernel import KernelDatabase
+from loket.store.kernel import KernelDatabase, request_of
 
 KEY = b"k" * 32
 DIGEST = "d" * 64
@@ -142,3 +152,64 @@ class Rig:
 
     def close(self) -> None:
         self.database.close()
+
+
+class Script:
+    """A module written as a function of `call`, for tests of the engine alone; the sandbox has tests of its own."""
+
+    digest = DIGEST
+
+    def __init__(self, body: Callable[[Callable[..., Any], dict[str, Any]], Any]) -> None:
+        self._body = body
+        self.segments = 0
+
+    def run(self, host: Host, _operation: str, args: str, _limits: Limits) -> Segment:
+        self.segments += 1
+
+        def call(name: str, **arguments: Any) -> Any:
+            if host.stopped is not None:
+                raise host.stopped
+            return json.loads(host(name, json.dumps(arguments)))
+
+        try:
+            return Segment(answer=json.dumps(self._body(call, json.loads(args))))
+        except Suspended:
+            return Segment(suspended=True)
+        except (Refusal, Failed) as error:
+            return Segment(refusal=error)
+        except LoketError as error:
+            return Segment(ended=error)
+
+
+class EngineRig(Rig):
+    """A kernel with an engine; modules are scripts by name."""
+
+    def __init__(self, directory: Path, *providers: Any, scripts: Mapping[str, Script], **more: Any) -> None:
+        super().__init__(directory, *providers, **more)
+        self.scripts = dict(scripts)
+        self.engine = Engine(
+            counter=self.counter,
+            journal=self.journal,
+            grants=self.grants,
+            records=self.database,
+            tokens=self.tokens,
+            load=lambda module: self.scripts[module.id],
+            now=time.time,
+            workers=4,
+        )
+        self.replayer = Replayer(self.counter, self.journal, lambda module: self.scripts[module.id], request_of)
+
+    def request(self, name: str, run: str, *, conversation: str = "", **more: Any) -> RunRequest:
+        """A run of a script that may use every capability there is."""
+        self.grants.accept("local", name, DIGEST, 0.0)
+        for known in self.registry.all():
+            self.grants.allow(Grant("local", name, known.id, {}, "owner", 0.0))
+        args = more.pop("args", {})
+        module = ModuleRef("local", name, "1", DIGEST, more.pop("limits", Limits()))
+        place = conversation or run
+        agent = Principal("agent", name)
+        return RunRequest(run, run, name, agent, module, place, "go", args, ("owner",), time.time(), **more)
+
+    async def ask(self, name: str, run: str, **more: Any) -> Ending:
+        await self.engine.submit(self.request(name, run, **more))
+        return await self.engine.result(run)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from loket.contracts import BadInput, Effect, Limits
-from loket.packages.manifest import RANGES, load_manifest
+from loket.packages.manifest import RANGES, Manifest, load_manifest
 
 WEATHER = """
 id = "weather"
@@ -31,7 +31,7 @@ money = 2
 """
 
 
-def load(folder: Path, text: str):
+def load(folder: Path, text: str) -> Manifest:
     (folder / "loket.toml").write_text(text, encoding="utf-8")
     return load_manifest(folder)
 

@@ -34,7 +34,8 @@ _CODE = """
 
 _HANDLE = """
   (func $handle (param "operation" string) (param "args" string) (result (result string (error $refusal)))
-    (canon lift (core func $instance "handle") (memory (core memory $instance "memory")) (realloc (core func $instance "realloc"))))
+    (canon lift (core func $instance "handle")
+      (memory (core memory $instance "memory")) (realloc (core func $instance "realloc"))))
   (export "handle" (func $handle))
 """
 

@@ -76,7 +76,7 @@ class Random(random.Random):
 
 def _replace_generators() -> None:
     """Put the class and a generator of it in the place of the module's own, whose methods are its functions."""
-    old: Any = random._inst  # type: ignore[attr-defined]  # noqa: SLF001 - the module's own generator
+    old: Any = random._inst  # noqa: SLF001 - the module's own generator
     new = Random()
     for name, value in list(vars(random).items()):
         if getattr(value, "__self__", None) is old:
@@ -87,5 +87,5 @@ def _replace_generators() -> None:
 
 def _name_based_on_nothing() -> None:
     """`uuid.uuid1` without asking the machine for its network address: a random node, as RFC 9562, 6.10 has it."""
-    uuid._generate_time_safe = None  # noqa: SLF001 - asks the C library
+    uuid._generate_time_safe = None  # type: ignore[attr-defined]  # noqa: SLF001 - asks the C library
     uuid.getnode = lambda: int.from_bytes(os.urandom(6)) | (1 << 40)

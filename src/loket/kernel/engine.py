@@ -283,6 +283,8 @@ class Engine:
             ending = await asyncio.shield(self._on_writer(self._finish, run, Segment(ended=run.stopped)))
         except LoketError as error:
             ending = await self._give_up(run, error)
+        except Exception as error:  # noqa: BLE001 - a fault of the kernel ends one run, and says so
+            ending = await self._give_up(run, _fault(error))
         self._forget(active)
         if not active.ended.done():
             active.ended.set_result(ending)
@@ -301,17 +303,18 @@ class Engine:
 
     async def _wait(self, active: _Active) -> None:
         run = active.run
-        if run.pending is None:
+        pending = run.pending
+        if pending is None:
             raise Failed("kernel.pending", f"run {run.request.id} was suspended without a call", blame="machine")
-        if run.pending.handler is not None:
+        if pending.handler is not None:
             run.status = RunStatus.WAITING
             await self._counter.finish(run)
             return
+        active.owner_spoke.clear()
         run.status = RunStatus.ASKING
         self._journal.also(self._records.run_status(run.request.id, RunStatus.ASKING))
         await self._on_writer(self._journal.sync)
-        self._publish(active, {"type": "asking", "run": run.request.id, "capability": run.pending.capability.id})
-        active.owner_spoke.clear()
+        self._publish(active, {"type": "asking", "run": run.request.id, "capability": pending.capability.id})
         await active.owner_spoke.wait()
 
     def _segment(self, run: RunState) -> Ending | None:
@@ -430,6 +433,15 @@ def _status(segment: Segment, error: LoketError | None) -> RunStatus:
     if segment.refusal is not None and isinstance(error, Refusal) and not error.code.startswith("guest."):
         return RunStatus.REFUSED
     return RunStatus.FAILED
+
+
+def _fault(error: Exception) -> Failed:
+    return Failed(
+        "kernel.error",
+        f"the kernel failed: {type(error).__name__}: {error}",
+        "report it with `loket runs show`",
+        blame="machine",
+    )
 
 
 def _end_event(ending: Ending) -> dict[str, Any]:

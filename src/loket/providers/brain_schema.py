@@ -36,12 +36,14 @@ BRAIN_MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX memory_replaced ON memory (replaced_by) WHERE replaced_by IS NOT NULL;
 
     -- What the index holds of a memory: its words, and where the two memories before it in the conversation are.
-    -- `asks` is the share of its text that is questions; `dated` says that it names a day or a time; `told_by` and
-    -- `about` are its speaker and subject, folded. What orders the candidates of a search stands first: it is read fast.
+    -- `asks` is the share of its text that is questions; `dated` says that it names a day or a time; `past` that it was
+    -- superseded; `told_by` and `about` are its speaker and subject, folded. What orders the candidates of a search
+    -- stands first, because it is read faster there.
     CREATE TABLE document (
         id INTEGER PRIMARY KEY REFERENCES memory (id),
         asks REAL NOT NULL,
         dated INTEGER NOT NULL,
+        past INTEGER NOT NULL DEFAULT 0,
         told_by TEXT,
         about TEXT,
         before1 INTEGER,

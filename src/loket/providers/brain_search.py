@@ -42,12 +42,14 @@ _KNOWN = """
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which memories may be found: an SQL condition on `memory AS m`, with its values."""
+    """Which memories may be found.
+
+    `condition` is SQL on `memory AS m`, empty where all may; `past` says whether superseded ones are among them.
+    """
 
     condition: str
     values: tuple[Any, ...]
-    plain: bool
-    """Whether it is the ordinary one (what is believed now): the only one under which rows may be left unscored."""
+    past: bool
 
 
 class _Candidate(NamedTuple):
@@ -55,6 +57,7 @@ class _Candidate(NamedTuple):
     score: float
     asks: float
     dated: int
+    past: int
     speaker: str | None
     subject: str | None
 
@@ -66,73 +69,97 @@ def search(connection: apsw.Connection, args: dict[str, Any]) -> list[dict[str, 
     """
     wanted = filter_of(args)
     limit = args.get("limit", 10)
-    terms = query.terms(args["query"])
+    question = args["query"]
+    terms = query.terms(question)
     if not terms:
         return _newest(connection, wanted, limit)
-    ranked = _rank(connection, args["query"], _candidates(connection, terms, wanted, limit))
-    return [public(found, score) for identity, score in ranked[:limit] if (found := read(connection, identity))]
+    known = _known_names(connection, question)
+    ranked = _rank(_candidates(connection, terms, known, wanted, limit), known, asks_when=query.asks_when(question))
+    return [public(row, score) for identity, score in ranked[:limit] if (row := read(connection, identity))]
 
 
 def filter_of(args: dict[str, Any]) -> Filter:
     """The condition that the arguments of `brain.search` make. Raises `Refusal` for a time that cannot be read."""
     parts: list[str] = []
     values: list[Any] = []
+    past = bool(args.get("history"))
     if "as_of" in args:
         moment = parse_time("as_of", args["as_of"])
-        parts.append("m.created <= ?")
-        values.append(moment)
-        if not args.get("history"):
-            parts.append("(m.closed IS NULL OR m.closed > ?)")
-            values.append(moment)
-    elif not args.get("history"):
-        parts.append("m.closed IS NULL")
-    plain = parts == ["m.closed IS NULL"]
+        parts.append("m.created <= ?" if past else "m.created <= ? AND (m.closed IS NULL OR m.closed > ?)")
+        values += [moment] if past else [moment, moment]
+        past = True
     for field in ("subject", "key"):
         if field in args:
-            plain = False
             parts.append(f"m.{field}_folded = ?")
             values.append(folded(args[field]))
     if "kinds" in args:
-        plain = False
         places = ", ".join("?" * len(args["kinds"]))
         parts.append(f"(m.kind IN ({places}) OR m.corrects IN ({places}))")
         values += [*args["kinds"], *args["kinds"]]
-    return Filter(" AND ".join(["m.forgotten IS NULL", *parts]), tuple(values), plain)
+    return Filter(" AND ".join(parts), tuple(values), past)
 
 
 def _newest(connection: apsw.Connection, wanted: Filter, limit: int) -> list[dict[str, Any]]:
-    sql = f"{SELECT} AS m WHERE {wanted.condition} ORDER BY id DESC LIMIT ?"
+    parts = ["m.forgotten IS NULL", *([] if wanted.past else ["m.closed IS NULL"])]
+    condition = " AND ".join([*parts, *([wanted.condition] if wanted.condition else [])])
+    sql = f"{SELECT} AS m WHERE {condition} ORDER BY id DESC LIMIT ?"
     return [public(checked(row), 0.0) for row in connection.execute(sql, (*wanted.values, limit))]
 
 
-def _candidates(connection: apsw.Connection, terms: Sequence[str], wanted: Filter, limit: int) -> list[_Candidate]:
-    selected = _selection(connection, terms) if wanted.plain else None
+def _candidates(
+    connection: apsw.Connection, terms: Sequence[str], known: frozenset[str], wanted: Filter, limit: int
+) -> list[_Candidate]:
+    """The rows with the best bm25, enough of them for the limit where there are enough."""
+    match, selected = query.match_any(terms), None
+    if not wanted.condition and _size(connection) > SCORED:
+        match, selected = _narrowed(connection, terms, known)
+    depth = max(CANDIDATES, 2 * limit)
+    while True:
+        rows = _best(connection, match, selected, wanted, depth)
+        found = rows if wanted.past else [row for row in rows if not row.past]
+        if len(found) >= limit or len(rows) < depth:
+            return found
+        depth *= 8
+
+
+def _best(
+    connection: apsw.Connection, match: str, selected: str | None, wanted: Filter, depth: int
+) -> list[_Candidate]:
     narrower = "AND +recall.rowid IN (SELECT rowid FROM recall WHERE recall MATCH ?)" if selected else ""
+    if wanted.condition:
+        narrower += f" AND EXISTS (SELECT 1 FROM memory AS m WHERE m.id = recall.rowid AND {wanted.condition})"
     sql = f"""
-        SELECT r.id, r.score, d.asks, d.dated, d.told_by, d.about FROM (
-            SELECT rowid AS id, -{BM25} AS score FROM recall
-            WHERE recall MATCH ? {narrower}
-                AND EXISTS (SELECT 1 FROM memory AS m WHERE m.id = recall.rowid AND {wanted.condition})
-            ORDER BY {BM25} LIMIT ?
+        SELECT r.id, -r.rank, d.asks, d.dated, d.past, d.told_by, d.about FROM (
+            SELECT rowid AS id, {BM25} AS rank FROM recall WHERE recall MATCH ? {narrower} ORDER BY rank LIMIT ?
         ) AS r JOIN document AS d ON d.id = r.id
     """  # noqa: S608 - fixed texts; every value is bound
-    bound = (query.match_any(terms), *([selected] if selected else []), *wanted.values, max(CANDIDATES, 2 * limit))
+    bound = (match, *([selected] if selected else []), *wanted.values, depth)
     return [_Candidate._make(row) for row in connection.execute(sql, bound)]
 
 
-def _selection(connection: apsw.Connection, terms: Sequence[str]) -> str | None:
-    """Which rows are worth scoring in a large brain, as an FTS5 expression; None where all are."""
-    if len(terms) == 1 or _rows(connection, query.match_any(terms)) <= SCORED:
-        return None
-    counted = sorted((_rows(connection, query.match_any([term])), term) for term in terms)
+def _narrowed(connection: apsw.Connection, terms: Sequence[str], known: frozenset[str]) -> tuple[str, str | None]:
+    """What to match in a large brain, and which of those rows are worth scoring (all, where that is None)."""
+    speakers = [term for term in terms if term in known]
+    words = [term for term in terms if term not in known]
+    if not words:
+        return query.match_any(terms), None
+    # Whose memory it is counts later; the speaker of every other row would be most of the work here.
+    match = " OR ".join([query.match_any(words), *(f'- speaker : "{name}"' for name in speakers)])
+    if _rows(connection, query.match_any(words)) <= SCORED:
+        return match, query.match_any(words)
+    counted = sorted((_rows(connection, query.match_any([word])), word) for word in words)
     rare = [counted[0][1]]
     total = counted[0][0]
-    for count, term in counted[1:]:
+    for count, word in counted[1:]:
         total += count
         if total > SCORED:
             break
-        rare.append(term)
-    return query.match_selected(rare, [term for _, term in counted[len(rare) :]])
+        rare.append(word)
+    return match, query.match_selected(rare, [word for _, word in counted[len(rare) :]])
+
+
+def _size(connection: apsw.Connection) -> int:
+    return int(connection.execute("SELECT coalesce(max(id), 0) FROM memory").get)
 
 
 def _rows(connection: apsw.Connection, expression: str) -> int:
@@ -141,16 +168,15 @@ def _rows(connection: apsw.Connection, expression: str) -> int:
     return int(connection.execute(sql, (expression, SCORED + 1)).get)
 
 
-def _rank(connection: apsw.Connection, question: str, candidates: Sequence[_Candidate]) -> list[tuple[int, float]]:
+def _rank(candidates: Sequence[_Candidate], known: frozenset[str], *, asks_when: bool) -> list[tuple[int, float]]:
     """Ids with their scores, best first, the newer first among equals."""
-    best = max((candidate.score for candidate in candidates), default=0.0)
-    known = _known_names(connection, question)
-    gain = TIME_GAIN if query.asks_when(question) else 0.0
+    bonus = NAME_BOOST * max((candidate.score for candidate in candidates), default=0.0)
+    gain = TIME_GAIN if asks_when else 0.0
     scored = [
         (
             candidate.id,
             candidate.score * (1 - QUESTION_LOSS * candidate.asks + gain * candidate.dated)
-            + NAME_BOOST * best * _is_named(known, candidate),
+            + bonus * _is_named(known, candidate),
         )
         for candidate in candidates
     ]

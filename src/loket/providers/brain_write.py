@@ -58,6 +58,7 @@ def insert(connection: apsw.Connection, call: Call, memory: NewMemory, *, replac
     closing |= _live(connection, subject, key)
     for old in closing:
         connection.execute("UPDATE memory SET closed = ? WHERE id = ?", (memory.created, old))
+        connection.execute("UPDATE document SET past = 1 WHERE id = ?", (old,))
     identity = _next_id(connection)
     values = _values(identity, call, memory)
     connection.execute(_INSERT, (*values, subject, key, digest(values)))

@@ -1,0 +1,261 @@
+"""`llm.complete` and `llm.models`: asks the models of the owner's chain, in order, until one answers.
+
+A failed attempt is repeated on the same route where that may help (no connection, status 408, 409, 429 or 5xx, a
+crashed worker), with exponential back-off and full jitter, and never sooner than the server's `Retry-After`. Then the
+next route is asked. Nothing is made up: a tool call with arguments that are no JSON object is a failure, not a guess.
+
+Where the server counts no tokens, four characters are taken for one; tokens of failed attempts are charged as well.
+"""
+
+import asyncio
+import contextlib
+import importlib
+import json
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
+
+from loket.contracts import Answer, Call, Failed, Handler, Json, LoketError, Secrets, Usage
+from loket.providers.llm_chat import AttemptFailed, Completion, Emit, estimate_tokens, without_tools
+from loket.providers.llm_embedded import EmbeddedModel
+from loket.providers.llm_settings import LlmSettings, Route
+
+if TYPE_CHECKING:
+    from loket.providers.llm_openai import Endpoint
+
+WITHDRAW = "\x00withdraw"
+"""The piece that takes back all pieces of this call so far: their attempt failed and another one follows."""
+
+_BASE_S = 0.5
+_MOST_S = 8.0
+_LONGEST_WAIT_S = 30.0
+_MILLION = 1_000_000
+
+
+class Backend(Protocol):
+    """Something that can make one attempt. Raises `AttemptFailed`."""
+
+    async def complete(self, args: Mapping[str, Json], emit: Emit | None) -> Completion: ...
+
+
+class LlmProvider:
+    """The provider `llm`.
+
+    `secrets` holds the keys that the routes name; `embedded` is the model for routes of that kind, closed with the
+    provider. `sleep` and `chance` are for tests: they wait between attempts and choose how long.
+    """
+
+    id = "llm"
+
+    def __init__(
+        self,
+        settings: LlmSettings,
+        secrets: Secrets,
+        embedded: EmbeddedModel | None = None,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        chance: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self.settings = settings
+        self._secrets = secrets
+        self._embedded = embedded
+        self._sleep = sleep
+        self._chance = chance
+        self._endpoints: dict[str, tuple[str | None, "Endpoint"]] = {}
+        self._warming: asyncio.Task[Any] | None = None
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """`llm.complete` (asynchronous) and `llm.models`."""
+        return {"llm.complete": self._complete, "llm.models": self._models}
+
+    async def start(self) -> None:
+        """Begin to import the client in the background, where a route needs it; does not wait for it."""
+        if any(route.kind == "openai" for route in self.settings.ordered()):
+            self._warming = asyncio.create_task(_import_client())
+
+    async def close(self) -> None:
+        """Close the connections and the embedded model's process."""
+        if self._warming is not None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._warming
+        for _key, endpoint in self._endpoints.values():
+            await endpoint.close()
+        self._endpoints.clear()
+        if self._embedded is not None:
+            await self._embedded.close()
+
+    def _models(self, _call: Call) -> Answer:
+        return Answer(
+            {
+                "models": [
+                    {"name": route.name, "local": route.local, "tools": route.tools, "context": route.context}
+                    for route in self.settings.ordered()
+                    if route.kind == "openai" or self._embedded is not None
+                ]
+            }
+        )
+
+    async def _complete(self, call: Call) -> Answer:
+        failures: list[AttemptFailed] = []
+        spent = Usage()
+        for route in self.settings.ordered():
+            outcome, cost = await self._ask(route, call)
+            spent = _sum(spent, cost)
+            if isinstance(outcome, Completion):
+                return self._answer(route, call.args, outcome, spent)
+            failures.append(outcome)
+        raise _all_failed(failures)
+
+    async def _ask(self, route: Route, call: Call) -> tuple[Completion | AttemptFailed, Usage]:
+        """Ask one route as often as it makes sense; the outcome and what all attempts cost."""
+        spent = Usage()
+        attempt = 0
+        while True:
+            outcome = await self._attempt(route, call)
+            spent = _sum(spent, _cost(route, call.args, outcome))
+            if isinstance(outcome, Completion):
+                return outcome, spent
+            delay = self._delay(route, outcome, attempt)
+            if delay is None:
+                return outcome, spent
+            await self._sleep(delay)
+            attempt += 1
+
+    def _delay(self, route: Route, failed: AttemptFailed, attempt: int) -> float | None:
+        """Seconds before the next attempt; None where there is none.
+
+        Full jitter: uniform between 0 and min(8 s, 0.5 s * 2^attempt) (M. Brooker, "Exponential Backoff And Jitter",
+        AWS Architecture Blog, 2015), on top of what the server asked for.
+        """
+        most = 1 if failed.code == "model.bad_tool_call" else route.retries
+        asked = failed.after_s or 0.0
+        if not failed.again or attempt >= most or asked > _LONGEST_WAIT_S:
+            return None
+        return asked + self._chance(0.0, min(_MOST_S, _BASE_S * 2**attempt))
+
+    async def _attempt(self, route: Route, call: Call) -> Completion | AttemptFailed:
+        pieces = _Pieces(call.emit) if call.args.get("stream") else None
+        outcome = await self._try(route, call.args, pieces)
+        if isinstance(outcome, AttemptFailed) and pieces is not None and pieces.shown:
+            call.emit(WITHDRAW)
+        return outcome
+
+    async def _try(self, route: Route, args: Mapping[str, Json], emit: Emit | None) -> Completion | AttemptFailed:
+        try:
+            async with asyncio.timeout(route.timeout_s):
+                backend = await self._backend(route)
+                return await backend.complete(args if route.tools else _plain(args), emit)
+        except TimeoutError:
+            return AttemptFailed(
+                "model.timeout",
+                f"route {route.name} gave no answer within {route.timeout_s:g} s",
+                f"raise timeout_s under [models.routes.{route.name}], or use a smaller model",
+                again=True,
+            )
+        except AttemptFailed as failed:
+            return failed
+
+    async def _backend(self, route: Route) -> Backend:
+        if route.kind == "openai":
+            return await self._endpoint(route)
+        if self._embedded is None:
+            raise AttemptFailed(
+                "model.none", f"route {route.name}: no embedded model is installed", "`loket model pull` installs one"
+            )
+        return self._embedded
+
+    async def _endpoint(self, route: Route) -> Backend:
+        key = self._key(route)
+        known = self._endpoints.get(route.name)
+        if known is not None and known[0] == key:
+            return known[1]
+        client = await _import_client()
+        if known is not None:
+            await known[1].close()
+        endpoint: "Endpoint" = client.Endpoint(route, key)
+        self._endpoints[route.name] = (key, endpoint)
+        return endpoint
+
+    def _key(self, route: Route) -> str | None:
+        if route.key is None:
+            return None
+        try:
+            key = self._secrets.get(route.key)
+        except LoketError as error:
+            raise AttemptFailed("model.refused_key", error.message, error.remedy or "mend the vault") from None
+        if key is None:
+            raise AttemptFailed(
+                "model.refused_key",
+                f"route {route.name}: the vault has no secret named {route.key!r}",
+                f"`loket model use {route.name} --key {route.key}` asks for the key and puts it into the vault",
+            )
+        return key
+
+    def _answer(self, route: Route, args: Mapping[str, Json], completion: Completion, spent: Usage) -> Answer:
+        host = urlsplit(route.base_url).hostname
+        labels = {f"model:{route.name}"} | (set() if route.local or not host else {f"host:{host}"})
+        tokens_in, tokens_out = _tokens(args, completion)
+        embedded = self._embedded.name if self._embedded is not None and route.kind == "embedded" else None
+        value = {
+            "text": completion.text,
+            "tool_calls": [dict(call) for call in completion.tool_calls],
+            "model": embedded or route.model,
+            "finish": completion.finish,
+            "tokens": {"in": tokens_in, "out": tokens_out},
+        }
+        return Answer(value, tuple(sorted(labels)), spent)
+
+
+class _Pieces:
+    """Hands pieces on and remembers that there were some. A NUL cannot pass: `WITHDRAW` is ours alone."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self.shown = False
+
+    def __call__(self, piece: str) -> None:
+        piece = piece.replace("\x00", "")
+        if piece:
+            self.shown = True
+            self._emit(piece)
+
+
+async def _import_client() -> Any:
+    return await asyncio.to_thread(importlib.import_module, "loket.providers.llm_openai")
+
+
+def _plain(args: Mapping[str, Json]) -> dict[str, Json]:
+    """The same request for a model that knows no tools."""
+    rest = {name: value for name, value in args.items() if name != "tools"}
+    return {**rest, "messages": without_tools(args["messages"])}
+
+
+def _tokens(args: Mapping[str, Json], completion: Completion) -> tuple[int, int]:
+    """Tokens in and out: the server's count, or an estimate."""
+    if completion.tokens_in is not None and completion.tokens_out is not None:
+        return completion.tokens_in, completion.tokens_out
+    asked = "".join(message["content"] for message in args["messages"]) + json.dumps(args.get("tools", []))
+    calls = json.dumps(completion.tool_calls) if completion.tool_calls else ""
+    return estimate_tokens(asked), estimate_tokens(completion.text + calls)
+
+
+def _cost(route: Route, args: Mapping[str, Json], outcome: Completion | AttemptFailed) -> Usage:
+    tokens_in, tokens_out = _tokens(args, outcome) if isinstance(outcome, Completion) else outcome.spent
+    return Usage(tokens_in, tokens_out, (tokens_in * route.price_in + tokens_out * route.price_out) / _MILLION)
+
+
+def _sum(one: Usage, other: Usage) -> Usage:
+    return Usage(one.tokens_in + other.tokens_in, one.tokens_out + other.tokens_out, one.money + other.money)
+
+
+def _all_failed(failures: list[AttemptFailed]) -> Failed:
+    """One error for a whole chain: the code and remedy of the first route, and what happened on each."""
+    if not failures:
+        return Failed(
+            "model.none",
+            "no model is set up",
+            "`loket model pull` installs the embedded one; `loket model use NAME` chooses a server or a service",
+        )
+    first = failures[0]
+    return Failed(first.code, "; then ".join(failed.message for failed in failures), first.remedy)
