@@ -17,7 +17,6 @@ _AGENT = "guests/main"
 _INPUTS = (_AGENT, "guests/python", "wit", "src/loket/packages/build.py")
 _TEXTS = ("loket.toml", "persona.md", "rules.md")
 _STAMP = "inputs.sha256"
-_LEFT_OUT = (".wasm", ".pyc")
 
 
 class StockAgentHook(BuildHookInterface[Any]):
@@ -69,4 +68,9 @@ def _files(root: Path) -> Iterator[Path]:
     for name in _INPUTS:
         path = root / name
         found = sorted(path.rglob("*")) if path.is_dir() else [path]
-        yield from (one for one in found if one.is_file() and not one.name.endswith(_LEFT_OUT))
+        yield from (one for one in found if one.is_file() and _is_source(one.relative_to(root)))
+
+
+def _is_source(path: Path) -> bool:
+    hidden = any(part.startswith(".") or part == "__pycache__" for part in path.parts)
+    return not hidden and path.suffix != ".wasm"

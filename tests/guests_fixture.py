@@ -44,8 +44,13 @@ def _digest(source: Path) -> str:
 def _files(source: Path) -> Iterator[Path]:
     for folder in (source, ROOT / "guests" / "python", ROOT / "wit"):
         found = sorted(folder.rglob("*"))
-        yield from (one for one in found if one.is_file() and one.suffix not in (".wasm", ".pyc"))
+        yield from (one for one in found if one.is_file() and _is_source(one.relative_to(folder)))
     yield ROOT / "src" / "loket" / "packages" / "build.py"
+
+
+def _is_source(path: Path) -> bool:
+    hidden = any(part.startswith(".") or part == "__pycache__" for part in path.parts)
+    return not hidden and path.suffix != ".wasm"
 
 
 class Scripted:

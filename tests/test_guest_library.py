@@ -281,17 +281,26 @@ def tell(guest: Guest, host: Scripted, text: str, **more: Any) -> dict[str, Any]
     return value
 
 
-def test_a_small_model_gets_few_plain_lines(main: Guest) -> None:
-    """Six calls a turn; what the person told stands in the system message, questions and replies do not."""
+def test_a_small_model_gets_examples_and_what_was_told(main: Guest) -> None:
+    """Six calls a turn; what the person told stands before the question, earlier questions and replies do not."""
     host = agent_host(SMALL, reply("Her name is Ana.\n\nShe is"))
     said = tell(main, host, "What is my sister's name?")
     assert said == {"text": "Her name is Ana.", "recalled": [1], "model": "m"}
     assert host.names() == ["kv.get", "brain.search", "llm.models", "llm.complete", "brain.add", "kv.set"]
     asked = host.asked("llm.complete")[0]
-    assert asked["messages"][0]["content"] == (f"You are a helpful assistant. Facts the user told you:\n- {SISTER}")
+    assert asked["messages"][0] == {"role": "system", "content": "You are a helpful assistant."}
+    assert asked["messages"][-1]["content"] == f"{SISTER}. What is my sister's name?"
     assert asked["temperature"] == 0
     assert asked["stream"] is True
     assert [item["speaker"] for item in host.asked("brain.add")[0]["items"]] == ["user", "agent"]
+
+
+def test_a_small_model_is_not_asked_for_what_nobody_told(main: Guest) -> None:
+    """It would answer with a name out of nowhere; a question about the world goes to it all the same."""
+    host = agent_host(SMALL, reply("Paris."), **{"brain.search": {"memories": []}})
+    assert tell(main, host, "What is my sister's name?")["text"].startswith("You have not told me that yet.")
+    assert host.asked("llm.complete") == []
+    assert tell(main, host, "What is the capital of France?")["text"] == "Paris."
 
 
 def test_a_capable_model_gets_rules_turns_and_tools(main: Guest) -> None:

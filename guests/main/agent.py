@@ -7,7 +7,7 @@ from typing import Any
 
 from commands import help_text, serve
 from loket_guest import Refused, call, operation
-from prompts import Turn, first_paragraph, full_prompt, is_small, is_told, small_prompt
+from prompts import Turn, asks_for_a_fact, first_paragraph, full_prompt, is_small, is_told, small_prompt
 from tools import Toolbox
 
 RECALLED = 12
@@ -27,6 +27,8 @@ MEMORY_LENGTH = 20_000
 """Characters that one memory takes."""
 
 SMALL_REPLY_TOKENS = 120
+
+NOT_TOLD = "You have not told me that yet. Tell me, and I will remember it."
 
 NO_MODEL = (
     "There is no language model here yet, so I cannot think about that. I remember what you tell me, though, and "
@@ -81,8 +83,13 @@ class Conversation:
         return self.think_fully(with_tools=models[0]["tools"])
 
     def think_small(self) -> str:
-        """Ask a model that takes a few plain lines only."""
-        messages, self.used = small_prompt(first_paragraph(self.persona), self.memories, self.text)
+        """Ask a model that takes a few plain lines only.
+
+        It would make up what nobody told it, so a question for such a thing does not go to it.
+        """
+        messages, self.used = small_prompt(self.memories, self.text)
+        if not self.used and asks_for_a_fact(self.text):
+            return NOT_TOLD
         answer = self.complete(messages=messages, temperature=0, max_tokens=SMALL_REPLY_TOKENS)
         reply = first_paragraph(answer["text"])
         return whole_sentences(reply) if answer["finish"] == "length" else reply

@@ -29,8 +29,10 @@ TIME_GAIN = 0.2
 """Share of its own score that a memory gains which names a time, where the question asks for one."""
 CANDIDATES = 64
 """Rows that are ordered, at least; twice the limit where that is more."""
-SCORED = 4_000
+SCORED = 2_000
 """Rows that frequent words may add to the scored ones; brains with fewer rows are scored whole."""
+PAIRED = 5
+"""Frequent words, the rarest of them, of which two together select a row."""
 
 # A name is followed by the end or by a blank, and the exclamation mark is the next character after the blank.
 _KNOWN = """
@@ -112,7 +114,7 @@ def _candidates(
     """The rows with the best bm25, enough of them for the limit where there are enough."""
     match, selected = query.match_any(terms), None
     if not wanted.condition and _size(connection) > SCORED:
-        match, selected = _narrowed(connection, terms, known)
+        selected = _selection(connection, [term for term in terms if term not in known])
     depth = max(CANDIDATES, 2 * limit)
     while True:
         rows = _best(connection, match, selected, wanted, depth)
@@ -137,16 +139,15 @@ def _best(
     return [_Candidate._make(row) for row in connection.execute(sql, bound)]
 
 
-def _narrowed(connection: apsw.Connection, terms: Sequence[str], known: frozenset[str]) -> tuple[str, str | None]:
-    """What to match in a large brain, and which of those rows are worth scoring (all, where that is None)."""
-    speakers = [term for term in terms if term in known]
-    words = [term for term in terms if term not in known]
+def _selection(connection: apsw.Connection, words: Sequence[str]) -> str | None:
+    """Which rows of a large brain are worth scoring, as an FTS5 expression over a question's words that are no names.
+
+    None where that is all of them. Names are scored, but select no rows: a speaker's is in every row of his.
+    """
     if not words:
-        return query.match_any(terms), None
-    # Whose memory it is counts later; the speaker of every other row would be most of the work here.
-    match = " OR ".join([query.match_any(words), *(f'- speaker : "{name}"' for name in speakers)])
+        return None
     if _rows(connection, query.match_any(words)) <= SCORED:
-        return match, query.match_any(words)
+        return query.match_any(words)
     counted = sorted((_rows(connection, query.match_any([word])), word) for word in words)
     rare = [counted[0][1]]
     total = counted[0][0]
@@ -155,7 +156,8 @@ def _narrowed(connection: apsw.Connection, terms: Sequence[str], known: frozense
         if total > SCORED:
             break
         rare.append(word)
-    return match, query.match_selected(rare, [word for _, word in counted[len(rare) :]])
+    frequent = [word for _, word in counted[len(rare) :]]
+    return query.match_selected(rare, frequent[:PAIRED])
 
 
 def _size(connection: apsw.Connection) -> int:

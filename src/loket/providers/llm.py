@@ -62,7 +62,7 @@ class LlmProvider:
         self._embedded = embedded
         self._sleep = sleep
         self._chance = chance
-        self._endpoints: dict[str, tuple[str | None, "Endpoint"]] = {}
+        self._endpoints: dict[str, tuple[str | None, Endpoint]] = {}
         self._warming: asyncio.Task[Any] | None = None
 
     def handlers(self) -> Mapping[str, Handler]:
@@ -173,7 +173,7 @@ class LlmProvider:
         client = await _import_client()
         if known is not None:
             await known[1].close()
-        endpoint: "Endpoint" = client.Endpoint(route, key)
+        endpoint: Endpoint = client.Endpoint(route, key)
         self._endpoints[route.name] = (key, endpoint)
         return endpoint
 
@@ -226,7 +226,7 @@ async def _import_client() -> Any:
 
 
 def _plain(args: Mapping[str, Json]) -> dict[str, Json]:
-    """The same request for a model that knows no tools."""
+    """Make the same request for a model that knows no tools."""
     rest = {name: value for name, value in args.items() if name != "tools"}
     return {**rest, "messages": without_tools(args["messages"])}
 

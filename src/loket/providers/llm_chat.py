@@ -25,8 +25,11 @@ class Completion:
 
 
 class AttemptFailed(Failed):
-    """One attempt did not work. `again`: the same route may be tried again, after at least `after_s` seconds where the
-    server said so. `spent` is what the attempt cost nevertheless (tokens in, tokens out)."""
+    """One attempt did not work.
+
+    `again`: the same route may be tried again, after at least `after_s` seconds where the server said so. `spent` is
+    what the attempt cost nevertheless (tokens in, tokens out).
+    """
 
     def __init__(
         self,
@@ -45,13 +48,15 @@ class AttemptFailed(Failed):
 
 
 def estimate_tokens(text: str) -> int:
-    """Tokens of a text where no server counted them: a token for every 4 characters, rounded up (the rule of thumb
-    that OpenAI gives for English text)."""
+    """Estimate the tokens of a text that no server counted.
+
+    A token for every 4 characters, rounded up: the rule of thumb that OpenAI gives for English text.
+    """
     return -(-len(text) // 4)
 
 
 def to_openai(messages: Sequence[Mapping[str, Json]]) -> list[dict[str, Any]]:
-    """Messages of the catalogue in OpenAI's chat format. Raises `Refusal` for a tool result without a `tool_call_id`."""
+    """Put messages of the catalogue into OpenAI's format. Raises `Refusal` for a tool's result without its call's id."""
     return [_message_out(place, message) for place, message in enumerate(messages)]
 
 
@@ -80,7 +85,7 @@ def _message_out(place: int, message: Mapping[str, Json]) -> dict[str, Any]:
 
 
 def tools_to_openai(tools: Sequence[Mapping[str, Json]]) -> list[dict[str, Any]]:
-    """Tools of the catalogue in OpenAI's format."""
+    """Put tools of the catalogue into OpenAI's format."""
     return [
         {
             "type": "function",
@@ -95,8 +100,10 @@ def tools_to_openai(tools: Sequence[Mapping[str, Json]]) -> list[dict[str, Any]]
 
 
 def without_tools(messages: Sequence[Mapping[str, Json]]) -> list[dict[str, str]]:
-    """The same conversation for a model that knows no tools: a tool's result becomes a user's message, a tool call is
-    left out."""
+    """Make the same conversation for a model that knows no tools.
+
+    A tool's result becomes a user's message, a tool call is left out.
+    """
     plain = []
     for message in messages:
         if message["role"] == "tool":
@@ -107,8 +114,10 @@ def without_tools(messages: Sequence[Mapping[str, Json]]) -> list[dict[str, str]
 
 
 def tool_call(place: int, ident: str | None, name: str | None, arguments: str | None) -> dict[str, Json] | None:
-    """One tool call of a model as the catalogue has it; None where it is unusable (no name, or arguments that are no
-    JSON object). No arguments at all mean an empty object: that is how servers send a call without any."""
+    """Put a model's tool call into the catalogue's form; None where it cannot be used.
+
+    That is where it has no name, or arguments that are no JSON object. No arguments at all mean an empty object: that is how servers send a call without any.
+    """
     try:
         value = json.loads(arguments) if arguments and arguments.strip() else {}
     except ValueError:
@@ -119,8 +128,10 @@ def tool_call(place: int, ident: str | None, name: str | None, arguments: str | 
 
 
 def quote(text: str, secret: str | None) -> str:
-    """A server's own words for an error message: one line of at most 200 characters, and nothing at all where they
-    repeat as little as 6 characters in a row of the secret."""
+    """Shorten a server's own words for an error message: one line of at most 200 characters.
+
+    Nothing of them is kept where they repeat as little as 6 characters in a row of the secret.
+    """
     line = re.sub(r"\s+", " ", re.sub(r"[^\x20-\x7e\u00a0-\uffff]", " ", text)).strip()
     if secret and _echoes(text + line, secret):
         return "(its text is left out: it repeats the key)"

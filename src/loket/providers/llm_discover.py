@@ -17,7 +17,7 @@ from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, TypeAlias
 
 from loket.contracts import BadInput, Damaged, Failed
 from loket.providers.llm_settings import EMBEDDED, LlmSettings, Route
@@ -67,7 +67,7 @@ async def _probe(name: str, port: int, timeout_s: float) -> Found | None:
 
 
 async def _get_models(port: int) -> bytes:
-    """The body of `GET /v1/models`, asked for in HTTP/1.0, so that it is neither chunked nor kept open."""
+    """Get the body of `/v1/models`, asked for in HTTP/1.0, so that it is neither chunked nor kept open."""
     reader, writer = await asyncio.open_connection(_HOST, port, limit=_ANSWER_BYTES)
     try:
         writer.write(f"GET /v1/models HTTP/1.0\r\nHost: {_HOST}:{port}\r\nAccept: application/json\r\n\r\n".encode())
@@ -82,7 +82,7 @@ async def _get_models(port: int) -> bytes:
 
 
 def find_embedded(home: Path) -> Path | None:
-    """The GGUF file for the embedded model: the newest in `<home>/models/`, else the installed package's, else None.
+    """Find the embedded model's GGUF file: the newest in `<home>/models/`, else the installed package's, else None.
 
     The package is looked at, never imported: it wants libraries that Loket does not need.
     """
@@ -101,7 +101,7 @@ def _installed() -> Path | None:
 
 
 def embedded_path(home: Path, settings: LlmSettings) -> Path | None:
-    """The file that the embedded route of these settings means; None where there is none.
+    """Find the file that the embedded route of these settings means; None where there is none.
 
     Raises `BadInput` where the route names a file that is not in `<home>/models/`.
     """
@@ -119,8 +119,11 @@ def embedded_path(home: Path, settings: LlmSettings) -> Path | None:
 
 
 def default_settings(home: Path, found: Sequence[Found]) -> LlmSettings:
-    """The settings where the owner has made none: the embedded model if there is one, else the first local server's
-    first model that is not for embeddings, else no model. All servers found are routes, so that they can be chosen."""
+    """Choose settings where the owner has made none.
+
+    The embedded model if there is one, else the first local server's first model that is not for embeddings, else no
+    model. All servers found are routes, so that they can be chosen.
+    """
     routes = [EMBEDDED] if find_embedded(home) is not None else []
     routes += [route for server in found if (route := _found_route(server)) is not None]
     return LlmSettings(tuple(routes), tuple(route.name for route in routes[:1]))
@@ -213,11 +216,7 @@ def _copy(file: Any, size: int, target: Path, progress: Progress, expected: str 
 def _digest(path: Path, progress: Progress) -> str:
     progress("verify", None)
     with path.open("rb") as file:
-        return _sha256(file)
-
-
-def _sha256(file: BinaryIO) -> str:
-    return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 async def _download(folder: Path, progress: Progress) -> None:
@@ -266,7 +265,7 @@ def _uv(folder: Path, wanted: str) -> list[str] | None:
 
 
 def _downloaded(folder: Path) -> Path:
-    """What pip (a wheel) or uv (the unpacked package) left in the folder."""
+    """Find what pip (a wheel) or uv (the unpacked package) left in the folder."""
     for pattern in ("*.whl", "*/*.gguf"):
         for path in sorted(folder.glob(pattern)):
             return path

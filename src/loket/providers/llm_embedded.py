@@ -267,7 +267,7 @@ async def _write(process: Process, message: Mapping[str, Any]) -> bool:
 
 
 async def _read(process: Process) -> dict[str, Any] | None:
-    """The worker's next message; None where it has ended."""
+    """Wait for the worker's next message; None where it has ended."""
     line = await process.stdout.readline() if process.stdout is not None else b""
     return json.loads(line) if line.endswith(b"\n") else None
 

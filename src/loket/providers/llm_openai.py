@@ -1,4 +1,4 @@
-"""One attempt at an OpenAI-compatible endpoint, through the `openai` client. Imported lazily: the client takes a second.
+"""One attempt at an OpenAI-compatible endpoint, through the `openai` client. Import it lazily: that takes a second.
 
 The client reads settings from the environment on its own (organisation, project, extra headers, a key). None of that
 may reach an endpoint that the owner did not name it for, so only the headers below are ever sent. Redirects are not
@@ -104,7 +104,7 @@ class Endpoint:
         return request
 
     async def _send(self, request: dict[str, Any], emit: Emit | None) -> tuple[Completion | AttemptFailed, bool]:
-        """The outcome, and whether the same should be sent again without a parameter that was refused.
+        """Send a request; the outcome, and whether to send it again without a parameter that was refused.
 
         Errors of the client are turned into values here and raised later, outside of any `except`: an exception's
         context would keep the request, and with it the key, alive.
@@ -265,7 +265,7 @@ def _usage(response: Any) -> tuple[int, int] | None:
 
 
 def _server_text(error: openai.APIStatusError) -> str:
-    """What the server said, with its code and type, for matching."""
+    """Collect what the server said, with its code and type, for matching."""
     body = error.body
     if isinstance(body, dict):
         return " ".join(str(body[part]) for part in ("message", "detail", "error", "type", "code") if body.get(part))

@@ -58,7 +58,7 @@ class LlmSettings:
     chain: tuple[str, ...] = ()
 
     def ordered(self) -> tuple[Route, ...]:
-        """The routes of the chain, in its order."""
+        """List the routes of the chain, in its order."""
         by_name = {route.name: route for route in self.routes}
         return tuple(by_name[name] for name in self.chain)
 
@@ -154,16 +154,17 @@ def _route(name: str, value: Any) -> Route:
 
 
 def _checked(where: str, key: str, value: Any) -> Any:
-    kind = _TYPES.get(key)
-    if kind is None:
+    if key not in _TYPES:
         raise _wrong(where, "is no setting of a route", f"settings are {', '.join(_TYPES)}")
+    kind: Any = _TYPES[key]
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
         raise _wrong(where, f"must be {_WORDS[kind]}, not {value!r}", f"write {key} as {_WORDS[kind]}")
-    least, most = _RANGES.get(key, (float("-inf"), float("inf")))
-    if kind in (int, float) and not least <= value <= most:
-        raise _wrong(where, f"is {value}", f"use {least:g} to {most:g}")
+    if key in _RANGES:
+        least, most = _RANGES[key]
+        if not least <= value <= most:
+            raise _wrong(where, f"is {value}", f"use {least:g} to {most:g}")
     return value
 
 

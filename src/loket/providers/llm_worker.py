@@ -59,8 +59,11 @@ def _claim_stdout() -> Say:
 
 
 def _load(model: str, context: int, threads: int) -> Any:
-    """The library always opens a web server of its own: it gets a socket in a private folder, which is removed at
-    once (or, where there are no such sockets, a random key), so that nobody else can talk to it."""
+    """Load the model, in a library that always opens a web server of its own.
+
+    That gets a socket in a private folder, which is removed at once (or, where there are no such sockets, a random
+    key), so that nobody else can talk to it.
+    """
     import xllamacpp
 
     params = xllamacpp.CommonParams()

@@ -37,7 +37,7 @@ class FileVault:
         return f"FileVault({str(self._folder)!r})"
 
     def get(self, name: str) -> str | None:
-        """A secret; None where there is none of that name. Raises `BadInput` and `Damaged` as `names` does."""
+        """Look a secret up; None where there is none of that name. Raises `BadInput` and `Damaged` as `names` does."""
         return self._read().get(name)
 
     def put(self, name: str, value: str) -> None:
@@ -66,7 +66,7 @@ class FileVault:
             return True
 
     def names(self) -> Sequence[str]:
-        """Names of all secrets, sorted.
+        """List the names of all secrets, sorted.
 
         Raises `BadInput` where others than the owner's user can read the folder or the file, `Damaged` where the file
         is not what was written.
@@ -120,7 +120,7 @@ class FileVault:
 
 
 def _decode(text: bytes) -> dict[str, str] | None:
-    """The secrets, or None: no exception, since one of the decoder would carry the text along."""
+    """Decode the secrets; None where that fails: an exception of the decoder would carry the text along."""
     with contextlib.suppress(ValueError):
         value = json.loads(text)
         if isinstance(value, dict) and all(isinstance(secret, str) for secret in value.values()):

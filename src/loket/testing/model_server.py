@@ -60,8 +60,10 @@ Script: TypeAlias = Sequence[Reply] | Callable[[Request], Reply]
 
 
 class ModelServer:
-    """The server, running as long as its context. `url` is the base URL (it ends in /v1), `requests` the log of chat
-    requests, `models` the names that it lists."""
+    """The server, running as long as its context.
+
+    `url` is the base URL (it ends in /v1), `requests` the log of chat requests, `models` the names that it lists.
+    """
 
     def __init__(self, script: Script = (Reply("ok"),), *, models: Sequence[str] = ("test-model",)) -> None:
         self._script = script
