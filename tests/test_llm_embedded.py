@@ -57,7 +57,7 @@ def alive(pid: int) -> bool:
 
 
 def test_the_embedded_model_answers_streams_and_keeps_to_its_limits() -> None:
-    """It knows the capital of France; pieces make up the text; the limit on tokens and on context hold; tokens count."""
+    """It knows the capital of France; pieces make up the text; the limits on tokens and context hold."""
 
     async def test() -> None:
         async with model() as embedded:
@@ -177,8 +177,8 @@ def test_an_idle_model_is_unloaded_and_loaded_again_when_asked() -> None:
     async def test() -> None:
         async with model(idle_s=0.0) as embedded:
             await embedded.complete({**FRANCE, "max_tokens": 1}, None)
-            while embedded.pid is not None:
-                await asyncio.sleep(0.01)
+            assert embedded._process is not None
+            await embedded._process.wait()
             assert (await embedded.complete({**FRANCE, "max_tokens": 1}, None)).tokens_out == 1
 
     run(test)
@@ -199,7 +199,7 @@ def test_the_worker_gets_no_secrets_and_listens_on_no_port(monkeypatch: pytest.M
             assert b"sk-secret" not in environment
             assert b"LOKET" not in environment
             sockets = {
-                os.readlink(link)[len("socket:[") : -1]
+                str(link.readlink())[len("socket:[") : -1]
                 for link in (process / "fd").iterdir()
                 if stat.S_ISSOCK(link.stat().st_mode)
             }

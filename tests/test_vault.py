@@ -88,12 +88,12 @@ def test_a_name_that_cannot_be_one_is_refused(tmp_path: Path, name: str) -> None
         FileVault(tmp_path / "vault").put(name, "value")
 
 
-@pytest.mark.parametrize("value", ["", "a\nb", " a", "a\r\nX: y", "x" * 8193])
+@pytest.mark.parametrize("value", ["", "se\ncret", " secret", "secret\r\nX: y", "x" * 8193])
 def test_a_value_that_would_break_a_header_is_refused_without_being_shown(tmp_path: Path, value: str) -> None:
     """Line breaks in a key would add headers to a request."""
     with pytest.raises(BadInput) as caught:
         FileVault(tmp_path / "vault").put("openai", value)
-    assert not value.strip() or value not in caught.value.message
+    assert "secret" not in caught.value.message
 
 
 def test_the_vault_shows_no_values(tmp_path: Path) -> None:

@@ -35,11 +35,16 @@ from loket.kernel.quotas import Daily, Quotas
 from loket.kernel.registry import Registry
 from loket.kernel.replay import Replayer
 from loket.kernel.tokens import HmacTokens
-from loket.packages.install import Package, discard, place, read_package
+from loket.packages.install import Package, discard, place, read_installed, read_package
 from loket.packages.resources import resource
 from loket.policy import PlainLabeller, PlainPolicy
-from loket.providers.brain import BRAIN_MIGRATIONS, BrainProvider
+from loket.providers.brain import BrainProvider
+from loket.providers.brain_schema import BRAIN_MIGRATIONS
 from loket.providers.kv import KV_MIGRATIONS, KvProvider
+from loket.providers.llm import LlmProvider
+from loket.providers.llm_discover import default_settings, discover, embedded_path
+from loket.providers.llm_embedded import EmbeddedModel
+from loket.providers.llm_settings import LlmSettings, parse_routes
 from loket.providers.vault import FileVault
 from loket.sandbox import WasmSandbox
 from loket.schemas import compile_check
@@ -150,8 +155,7 @@ class Loket:
             self._read_module(row)
 
     def _read_module(self, row: dict[str, Any]) -> None:
-        wasm = self.home.modules / f"{row['digest']}.wasm"
-        package = read_package(self.home.root / row["folder"], wasm)
+        package = read_installed(self.home.root / row["folder"], self.home.modules, row["digest"])
         limits = package.manifest.limits
         self._packages[row["id"]] = (
             ModuleRef(row["publisher"], row["id"], row["version"], row["digest"], limits),
@@ -342,15 +346,18 @@ def new_id(now: float) -> str:
 
 
 @contextlib.asynccontextmanager
-async def running(home: Home, *, resume: bool = True, **parts: Any) -> AsyncIterator[Loket]:
+async def running(
+    home: Home, *, llm: Provider | None = None, resume: bool = True, **parts: Any
+) -> AsyncIterator[Loket]:
     """Hold the home and run Loket on it until the context ends. `parts` go to `Loket`, for tests and benchmarks."""
     home.prepare()
     with hold(home):
         config = load_config(home.config)
-        if "llm" not in parts:
-            parts["llm"], parts["vault"] = await default_llm(home, config)
-        parts.setdefault("vault", FileVault(home.vault))
-        system = Loket(home, config, **parts)
+        vault = FileVault(home.vault)
+        if llm is None:
+            settings = await model_settings(home, config)
+            llm = LlmProvider(settings, vault, embedded_model(home, settings))
+        system = Loket(home, config, llm=llm, vault=vault, **parts)
         try:
             await system.start(resume=resume)
             await system.ensure_stock_agent()
@@ -359,6 +366,14 @@ async def running(home: Home, *, resume: bool = True, **parts: Any) -> AsyncIter
             await system.close()
 
 
-async def default_llm(home: Home, config: Config) -> tuple[Provider, FileVault]:
-    """The model provider that the settings ask for; without settings, what is found on this machine."""
-    raise NotImplementedError
+async def model_settings(home: Home, config: Config) -> LlmSettings:
+    """The models that the settings name; without settings, what is found on this machine."""
+    if config.models:
+        return parse_routes(config.models)
+    return default_settings(home.root, await discover())
+
+
+def embedded_model(home: Home, settings: LlmSettings) -> EmbeddedModel | None:
+    """The embedded model that these settings mean, not started yet."""
+    path = embedded_path(home.root, settings)
+    return EmbeddedModel(path, log=home.logs / "model.log") if path is not None else None

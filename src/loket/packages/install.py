@@ -42,7 +42,15 @@ def read_package(folder: Path, stock: Path | None = None) -> Package:
         wasm = folder / "module.wasm"
     if wasm is None or not wasm.is_file():
         raise BadInput("package.unbuilt", f"{folder} has no built module", f"loket build {folder}")
-    digest = hashlib.sha256(wasm.read_bytes()).hexdigest()
+    return _package(folder, manifest, wasm, hashlib.sha256(wasm.read_bytes()).hexdigest())
+
+
+def read_installed(folder: Path, modules: Path, digest: str) -> Package:
+    """Read a module that was put into the home; its bytes are checked against the digest when they are loaded."""
+    return _package(folder, load_manifest(folder / "loket.toml"), modules / f"{digest}.wasm", digest)
+
+
+def _package(folder: Path, manifest: Manifest, wasm: Path, digest: str) -> Package:
     return Package(folder, manifest, wasm, digest, _text(folder / "persona.md"), _text(folder / "rules.md"))
 
 

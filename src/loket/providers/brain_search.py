@@ -27,11 +27,11 @@ QUESTION_LOSS = 0.4
 """Share of its own score that a memory loses which only asks."""
 TIME_GAIN = 0.2
 """Share of its own score that a memory gains which names a time, where the question asks for one."""
-CANDIDATES = 64
+CANDIDATES = 48
 """Rows that are ordered, at least; twice the limit where that is more."""
 SCORED = 2_000
 """Rows that frequent words may add to the scored ones; brains with fewer rows are scored whole."""
-PAIRED = 5
+PAIRED = 3
 """Frequent words, the rarest of them, of which two together select a row."""
 
 # A name is followed by the end or by a blank, and the exclamation mark is the next character after the blank.
@@ -131,8 +131,8 @@ def _best(
     if wanted.condition:
         narrower += f" AND EXISTS (SELECT 1 FROM memory AS m WHERE m.id = recall.rowid AND {wanted.condition})"
     sql = f"""
-        SELECT r.id, -r.rank, d.asks, d.dated, d.past, d.told_by, d.about FROM (
-            SELECT rowid AS id, {BM25} AS rank FROM recall WHERE recall MATCH ? {narrower} ORDER BY rank LIMIT ?
+        SELECT r.id, -r.cost, d.asks, d.dated, d.past, d.told_by, d.about FROM (
+            SELECT rowid AS id, {BM25} AS cost FROM recall WHERE recall MATCH ? {narrower} ORDER BY cost LIMIT ?
         ) AS r JOIN document AS d ON d.id = r.id
     """  # noqa: S608 - fixed texts; every value is bound
     bound = (match, *([selected] if selected else []), *wanted.values, depth)
@@ -178,7 +178,7 @@ def _rank(candidates: Sequence[_Candidate], known: frozenset[str], *, asks_when:
         (
             candidate.id,
             candidate.score * (1 - QUESTION_LOSS * candidate.asks + gain * candidate.dated)
-            + bonus * _is_named(known, candidate),
+            + (bonus if known and _is_named(known, candidate) else 0.0),
         )
         for candidate in candidates
     ]
@@ -191,7 +191,8 @@ def _known_names(connection: apsw.Connection, question: str) -> frozenset[str]:
 
 
 def _is_named(known: frozenset[str], candidate: _Candidate) -> bool:
-    return bool(known) and any(
-        name is not None and (name in known or name.partition(" ")[0] in known)
-        for name in (candidate.speaker, candidate.subject)
-    )
+    return _is_name(known, candidate.speaker) or _is_name(known, candidate.subject)
+
+
+def _is_name(known: frozenset[str], name: str | None) -> bool:
+    return name is not None and (name in known or name.partition(" ")[0] in known)

@@ -56,7 +56,7 @@ def estimate_tokens(text: str) -> int:
 
 
 def to_openai(messages: Sequence[Mapping[str, Json]]) -> list[dict[str, Any]]:
-    """Put messages of the catalogue into OpenAI's format. Raises `Refusal` for a tool's result without its call's id."""
+    """Put messages of the catalogue into OpenAI's format. Raises `Refusal` for a tool's result without a call."""
     return [_message_out(place, message) for place, message in enumerate(messages)]
 
 
@@ -116,7 +116,8 @@ def without_tools(messages: Sequence[Mapping[str, Json]]) -> list[dict[str, str]
 def tool_call(place: int, ident: str | None, name: str | None, arguments: str | None) -> dict[str, Json] | None:
     """Put a model's tool call into the catalogue's form; None where it cannot be used.
 
-    That is where it has no name, or arguments that are no JSON object. No arguments at all mean an empty object: that is how servers send a call without any.
+    That is where it has no name, or arguments that are no JSON object. No arguments at all mean an empty object: that
+    is how servers send a call without any.
     """
     try:
         value = json.loads(arguments) if arguments and arguments.strip() else {}

@@ -1,0 +1,4 @@
+"""`loket model list|use|pull|key`."""
+import typer
+def add_to(app: typer.Typer) -> None:
+    pass
