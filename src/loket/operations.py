@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeAlias, get_args
 
-from loket import __version__
+from loket import __version__, models
 from loket.app import LOCAL_PUBLISHER, Loket
 from loket.contracts import BadInput, Ending, Grant, Row, RowKind, RunStatus, from_dict
 from loket.packages.install import Package, read_package
@@ -313,6 +313,36 @@ class Operations:
     async def brain_forget(self, _emit: Emit, *, agent: str, id: int) -> dict[str, Any]:  # noqa: A002 - the capability's word
         """Forget a memory."""
         return await self._direct(agent, "brain.forget", {"id": id})
+
+    # Models
+
+    @operation("models.list")
+    async def models_list(self, _emit: Emit) -> dict[str, Any]:
+        """Routes, their order, and what is found on this machine."""
+        return await models.listed(self._system)
+
+    @operation("models.use")
+    async def models_use(self, _emit: Emit, *, names: list[str], options: dict[str, Any]) -> dict[str, Any]:
+        """Use these routes in this order."""
+        if not names or not all(isinstance(name, str) for name in names):
+            raise BadInput("model.names", "names must be a list of route names", "loket model use embedded")
+        return await models.use(self._system, names, options)
+
+    @operation("models.pull")
+    async def models_pull(self, emit: Emit, *, file: str | None = None) -> dict[str, Any]:
+        """Install the embedded model."""
+        return await models.fetch(self._system, emit, file)
+
+    @operation("models.keys")
+    async def models_keys(self, _emit: Emit) -> dict[str, Any]:
+        """Names of the keys in the vault."""
+        return {"keys": list(self._system.vault.names())}
+
+    @operation("models.key")
+    async def models_key(self, _emit: Emit, *, name: str, value: str) -> dict[str, Any]:
+        """Put a key into the vault."""
+        await asyncio.to_thread(self._system.vault.put, name, value)
+        return {"name": name}
 
 
 def _decoded(name: str, method: Method, args: dict[str, Any]) -> dict[str, Any]:

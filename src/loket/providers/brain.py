@@ -73,7 +73,7 @@ class BrainProvider:
         answer = self._once(call, self._forget)
         with self._store.open(call.agent) as connection:
             # The words are still in the write-ahead log: bring it home and cut it off.
-            connection.pragma("wal_checkpoint(truncate)")
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         return answer
 
     def lesson(self, call: Call) -> Answer:

@@ -134,7 +134,7 @@ def _best(
         SELECT r.id, -r.cost, d.asks, d.dated, d.past, d.told_by, d.about FROM (
             SELECT rowid AS id, {BM25} AS cost FROM recall WHERE recall MATCH ? {narrower} ORDER BY cost LIMIT ?
         ) AS r JOIN document AS d ON d.id = r.id
-    """  # noqa: S608 - fixed texts; every value is bound
+    """
     bound = (match, *([selected] if selected else []), *wanted.values, depth)
     return [_Candidate._make(row) for row in connection.execute(sql, bound)]
 

@@ -67,7 +67,7 @@ class KvProvider:
         answer = self._once(call, _delete)
         with self._store.open(call.agent) as connection:
             # The value is still in the write-ahead log: bring it home and cut it off.
-            connection.pragma("wal_checkpoint(truncate)")
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         return answer
 
     def list(self, call: Call) -> Answer:

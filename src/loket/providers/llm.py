@@ -8,7 +8,6 @@ Where the server counts no tokens, four characters are taken for one; tokens of 
 """
 
 import asyncio
-import contextlib
 import importlib
 import json
 import random
@@ -77,8 +76,7 @@ class LlmProvider:
     async def close(self) -> None:
         """Close the connections and the embedded model's process."""
         if self._warming is not None:
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._warming
+            await asyncio.gather(self._warming, return_exceptions=True)
         for _key, endpoint in self._endpoints.values():
             await endpoint.close()
         self._endpoints.clear()

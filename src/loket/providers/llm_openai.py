@@ -7,7 +7,7 @@ followed: a conversation goes to the host in the settings or nowhere.
 
 import logging
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import httpx2
@@ -109,20 +109,22 @@ class Endpoint:
         Errors of the client are turned into values here and raised later, outside of any `except`: an exception's
         context would keep the request, and with it the key, alive.
         """
+        adapted = False
+        outcome: Completion | AttemptFailed
         try:
             response = await self._client.chat.completions.create(**request)
-            if emit is None:
-                return self._whole(response), False
-            return await self._streamed(response, emit), False
+            outcome = self._whole(response) if emit is None else await self._streamed(response, emit)
         except AttemptFailed as failed:
-            return failed.with_traceback(None), False
+            outcome = failed.with_traceback(None)
         except openai.APIStatusError as error:
-            adapted = self._adapt(error, request)
-            return self._status_failure(error), adapted
+            outcome, adapted = self._status_failure(error), self._adapt(error, request)
         except openai.APIConnectionError:
-            return self._unreachable(), False
-        except (openai.APIError, httpx2.HTTPError, ValueError, TypeError, AttributeError) as error:
-            return self._unreadable(error), False
+            outcome = self._unreachable()
+        except openai.APIError as error:
+            outcome = self._broken_off(error)
+        except (httpx2.HTTPError, ValueError, TypeError, AttributeError, LookupError) as error:
+            outcome = self._unreadable(error)
+        return outcome, adapted
 
     def _adapt(self, error: openai.APIStatusError, request: Mapping[str, Any]) -> bool:
         """Remember a parameter that this endpoint does not know; whether that is news."""
@@ -152,7 +154,7 @@ class Endpoint:
         finish: str | None = None
         usage: tuple[int, int] | None = None
         try:
-            async for chunk in _chunks(stream):
+            async for chunk in stream:
                 usage = _usage(chunk) or usage
                 for choice in chunk.choices[:1]:
                     finish = choice.finish_reason or finish
@@ -235,6 +237,15 @@ class Endpoint:
             again=True,
         )
 
+    def _broken_off(self, error: openai.APIError) -> AttemptFailed:
+        """Say that the server reported an error in the middle of a stream."""
+        return AttemptFailed(
+            "model.error",
+            f"{self._where} broke the answer off: {quote(error.message, self._key)}",
+            "try again; the server's own log may say more",
+            again=True,
+        )
+
     def _unreadable(self, error: Exception) -> AttemptFailed:
         return AttemptFailed(
             "model.error",
@@ -242,11 +253,6 @@ class Endpoint:
             f"mend base_url under [models.routes.{self._route.name}]: it ends in /v1 with most servers",
             again=isinstance(error, httpx2.HTTPError),
         )
-
-
-async def _chunks(stream: Any) -> AsyncIterator[Any]:
-    async for chunk in stream:
-        yield chunk
 
 
 def _collect(delta: Any, calls: dict[int, list[str]]) -> None:
