@@ -139,3 +139,11 @@ def whole_sentences(text: str) -> str:
     """Cut what stops in the middle of a sentence, as long as a sentence remains."""
     end = max(text.rfind(mark) for mark in (".", "!", "?"))
     return text[: end + 1] if end > 0 else text
+
+
+@operation
+def measure(n: int) -> dict[str, int]:
+    """Read one key `n` times: what a call costs, for `loket bench`. Answers `n`."""
+    for _ in range(n):
+        call("kv.get", key="measure")
+    return {"n": n}

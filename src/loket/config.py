@@ -17,9 +17,9 @@ class Setting:
 
     key: str
     kind: type
-    default: Any
+    default: float | None
     about: str
-    least: float = 0
+    least: int = 0
 
 
 SETTINGS = (
@@ -79,7 +79,7 @@ def _known(key: str, path: Path) -> Setting:
 
 
 def _checked(setting: Setting, value: Any, path: Path) -> Any:
-    kinds = (int, float) if setting.kind is float else (setting.kind,)
+    kinds: tuple[type, ...] = (int, float) if setting.kind is float else (setting.kind,)
     if isinstance(value, bool) or not isinstance(value, kinds) or value < setting.least:
         kind = "number" if setting.kind is float else "whole number"
         raise BadInput(

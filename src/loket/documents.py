@@ -19,7 +19,7 @@ def capabilities() -> str:
         "becomes a new version beside the old one; nothing is redefined.\n",
         "An *effect* other than `read` and `private` is written to the journal before it is performed. *Critical*",
         "arguments say who, where, which object or how much. *When uncertain* is what happens after a crash when nobody",
-        "knows whether the call happened: `repeat` does it again, `dedupe` asks the store, `ask` asks the owner.\n",
+        "knows if the call happened: `repeat` does it again, `dedupe` asks the store, `ask` asks the owner.\n",
     ]
     for family, members in families.items():
         parts.append(f"## {family}\n")

@@ -125,5 +125,7 @@ async def fetch(system: Loket, progress: Callable[[dict[str, Any]], None], sourc
 
 def _provider(system: Loket) -> LlmProvider:
     if not isinstance(system.llm, LlmProvider):
-        raise BadInput("model.fixed", "this system's model provider cannot be set", "start Loket without one of its own")
+        raise BadInput(
+            "model.fixed", "this system's model provider cannot be set", "start Loket without one of its own"
+        )
     return system.llm

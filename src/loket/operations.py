@@ -20,6 +20,8 @@ from loket.packages.install import Package, read_package
 Emit: TypeAlias = Callable[[dict[str, Any]], None]
 """Takes events while an operation runs: objects with a `type`."""
 
+_MOST_RUNS = 10_000
+
 P = ParamSpec("P")
 Method: TypeAlias = Callable[..., Awaitable[Any]]
 
@@ -181,8 +183,8 @@ class Operations:
         self, _emit: Emit, *, agent: str | None = None, limit: int = 20, status: str | None = None
     ) -> dict[str, Any]:
         """The newest runs first."""
-        if not 1 <= limit <= 10_000:
-            raise BadInput("runs.limit", f"limit is {limit}; from 1 to 10000 is possible", "--limit 20")
+        if not 1 <= limit <= _MOST_RUNS:
+            raise BadInput("runs.limit", f"limit is {limit}; from 1 to {_MOST_RUNS} is possible", "--limit 20")
         states = self._system.engine.unfinished()
         runs = await asyncio.to_thread(self._system.database.runs, agent, limit, status)
         for run in runs:

@@ -1,4 +1,7 @@
 """`loket bench`."""
+
 import typer
+
+
 def add_to(app: typer.Typer) -> None:
     pass

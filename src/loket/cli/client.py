@@ -26,7 +26,7 @@ def home() -> Home:
     return Home(Path(os.environ.get("LOKET_HOME") or Path.home() / ".loket").expanduser().absolute())
 
 
-def perform(name: str, on_event: OnEvent | None = None, **args: Any) -> Any:
+def perform(name: str, on_event: OnEvent | None = None, /, **args: Any) -> Any:
     """Do one operation, wherever it has to be done. Raises `LoketError`."""
     where = home()
     where.prepare()

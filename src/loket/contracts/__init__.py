@@ -35,6 +35,8 @@ from loket.contracts.protocols import (
     Tokens,
 )
 from loket.contracts.run import (
+    OWNER,
+    WITHDRAW,
     Answer,
     Call,
     Decision,
@@ -43,7 +45,6 @@ from loket.contracts.run import (
     Labels,
     Limits,
     ModuleRef,
-    OWNER,
     Principal,
     Row,
     RowKind,
@@ -52,11 +53,12 @@ from loket.contracts.run import (
     Token,
     Usage,
     Verdict,
-    WITHDRAW,
     join_labels,
 )
 
 __all__ = [
+    "OWNER",
+    "WITHDRAW",
     "AgentStore",
     "Answer",
     "BadInput",
@@ -77,7 +79,6 @@ __all__ = [
     "Limits",
     "LoketError",
     "ModuleRef",
-    "OWNER",
     "Obligation",
     "OnUncertain",
     "Policy",
@@ -101,7 +102,6 @@ __all__ = [
     "Tokens",
     "Usage",
     "Verdict",
-    "WITHDRAW",
     "from_dict",
     "join_labels",
 ]

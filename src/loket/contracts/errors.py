@@ -77,5 +77,6 @@ class Damaged(LoketError):
 
 def from_dict(value: Mapping[str, Any]) -> LoketError:
     """Rebuild an error from `as_dict` (a `Refusal` for any unknown branch is wrong, so it becomes `Failed`)."""
-    branch = {"module": Refusal, "owner": BadInput}.get(str(value.get("blame")), Failed)
+    branches: dict[str, type[LoketError]] = {"module": Refusal, "owner": BadInput}
+    branch = branches.get(str(value.get("blame")), Failed)
     return branch(str(value["code"]), str(value["message"]), value.get("remedy"), blame=str(value.get("blame")))

@@ -94,7 +94,8 @@ Statement: TypeAlias = tuple[str, tuple[object, ...]]
 
 class Records(Protocol):
     """Makes the statements that keep the lists of runs and grants in step with the journal: the journal writes them
-    in the same transaction as the row that they belong to."""
+    in the same transaction as the row that they belong to.
+    """
 
     def run_started(self, request: RunRequest, message: str | None) -> Statement: ...
 
@@ -155,7 +156,8 @@ class Secrets(Protocol):
 @dataclass(frozen=True, slots=True)
 class Segment:
     """How one run of a module's code, from start to answer, suspension or end, came out. Exactly one is set, or
-    `suspended`."""
+    `suspended`.
+    """
 
     answer: str | None = None
     refusal: LoketError | None = None
@@ -166,17 +168,20 @@ class Segment:
     cpu_ms: float = 0.0
 
 
-class Suspended(BaseException):  # noqa: N818 - control flow, not an error
+class Suspended(BaseException):
     """Raised by a host call whose answer is not there yet: the instance is dropped."""
 
 
 class Host(Protocol):
     """What a running module can reach: the counter, for this one run."""
 
-    live: bool
-    """False while answers come from the journal: CPU time is not counted then."""
-    stopped: LoketError | None
-    """Set to end the run at its next call or tick."""
+    @property
+    def live(self) -> bool:
+        """False while answers come from the journal: CPU time is not counted then."""
+
+    @property
+    def stopped(self) -> LoketError | None:
+        """Set to end the run at its next call or tick."""
 
     def __call__(self, capability: str, args: str) -> str:
         """Answer (JSON) to a call with these arguments (JSON).

@@ -12,7 +12,7 @@ takes its answer from the journal and does none of them.
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
 from loket.contracts import (
@@ -151,7 +151,8 @@ class Counter:
         if len(args) > entry.capability.args_kb << 10:
             raise Refusal(
                 "limit.args",
-                f"the arguments of {capability} take {len(args):,} characters; {entry.capability.args_kb} KiB are allowed",
+                f"the arguments of {capability} take {len(args):,} characters; "
+                f"{entry.capability.args_kb} KiB are allowed",
                 "send less in one call",
             )
         decoded, text = decode_object(args, f"the argument of {capability}")
@@ -228,7 +229,14 @@ class Counter:
             emit=_pieces(run, attempt),
         )
         pending = Pending(
-            call, prepared.text, capability, prepared.decision, reservation, prepared.labels, handler, time.perf_counter()
+            call,
+            prepared.text,
+            capability,
+            prepared.decision,
+            reservation,
+            prepared.labels,
+            handler,
+            time.perf_counter(),
         )
         if capability.effect.changes and not (opened and (handler is None or _deduped(capability.on_uncertain))):
             self._append(run, RowKind.INTENT, pending, None, (), None)
@@ -247,20 +255,26 @@ class Counter:
     # Step 7
 
     def _perform(self, pending: Pending) -> Answer | LoketError:
-        handler = pending.handler
+        answer = self._handled(pending)
+        return answer if isinstance(answer, LoketError) else self._checked(pending, answer)
+
+    @staticmethod
+    def _handled(pending: Pending) -> object:
+        """What the handler returned, whatever it is, or the error that it raised."""
         try:
-            answer = handler(pending.call) if handler is not None else None
+            return pending.handler(pending.call) if pending.handler is not None else None
         except (Refusal, Failed) as error:
             return error
         except Exception as error:  # noqa: BLE001 - a provider's crash is an error answer, never the kernel's
             return _crashed(pending, error)
-        return self._checked(pending, answer)
 
     async def _perform_waiting(self, pending: Pending) -> Answer | LoketError:
-        handler = pending.handler
+        answer: object = self._handled(pending)
+        if not isinstance(answer, Awaitable):
+            return answer if isinstance(answer, LoketError) else self._checked(pending, answer)
         try:
             async with asyncio.timeout(pending.capability.timeout_s):
-                answer = await handler(pending.call)  # type: ignore[misc] - a capability that waits has an async handler
+                answer = await answer
         except (Refusal, Failed) as error:
             return error
         except TimeoutError:
@@ -495,7 +509,8 @@ def _crashed(pending: Pending, error: Exception) -> Failed:
 
 def _pieces(run: RunState, attempt: int) -> Callable[[str], None]:
     """Hands provisional pieces of an answer to whoever watches the run, numbered by attempt; a withdrawal starts the
-    next attempt."""
+    next attempt.
+    """
     number = attempt
 
     def emit(piece: str) -> None:

@@ -394,9 +394,10 @@ class Engine:
     async def _give_up(self, run: RunState, error: LoketError) -> Ending:
         """The kernel itself could not go on with a run; where even that cannot be written, the run stays unfinished."""
         try:
-            return await self._on_writer(self._finish, run, Segment(ended=error))
+            ending: Ending = await self._on_writer(self._finish, run, Segment(ended=error))
         except LoketError:
             return Ending(RunStatus.FAILED, self._now(), error=error.as_dict())
+        return ending
 
     # Around
 

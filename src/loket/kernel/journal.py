@@ -27,8 +27,10 @@ def commit_to(salt: bytes, value: bytes) -> bytes:
     return hashlib.sha256(salt + value).digest()
 
 
-def chain(prev: bytes, seq: int, run: str, ordinal: int, kind: RowKind, at: float, facts: str, commitment: bytes) -> bytes:
-    """The hash of a row that follows a row with the hash `prev`: SHA-256 of prev, the public part and the commitment."""
+def chain(
+    prev: bytes, seq: int, run: str, ordinal: int, kind: RowKind, at: float, facts: str, commitment: bytes
+) -> bytes:
+    """The hash of a row after one with the hash `prev`: SHA-256 of prev, the public part and the commitment."""
     public = f'[{seq},"{run}",{ordinal},"{kind.value}",{at!r},{facts}]'
     return hashlib.sha256(prev + public.encode() + commitment).digest()
 

@@ -1,5 +1,4 @@
-"""Replay and verification: a run's module is run again on its journal and must make the same calls and give the same
-answer.
+"""Replay and verification: a module run again on its journal must make the same calls and give the same answer.
 
 In the kernel because the proof must rest on nothing but the journal and the module's bytes.
 """
@@ -123,18 +122,21 @@ _NO_TOKEN = Token("", "", 0.0, b"")
 
 
 def _difference(state: RunState, segment: Segment, recorded: dict[str, Any], code: str) -> str:
+    """How the replay differs from the journal, in words; empty where it does not."""
     error = segment.ended or segment.refusal
     if error is not None and error.code == "replay.diverged":
         return error.message
-    if state.position < len(state.history):
-        missing = state.history[state.position]
-        if code in _CUT:
-            return ""
-        return f"the module ended before call {missing.ordinal} ({missing.capability}) of the journal"
     if code in _CUT:
         return ""
+    if state.position < len(state.history):
+        missing = state.history[state.position]
+        return f"the module ended before call {missing.ordinal} ({missing.capability}) of the journal"
     if state.end is not None and not state.sides.matches(state.end.sides):
         return "the clock, random or log calls before its end are not those in the journal"
+    return _other_ending(segment, error, recorded, code)
+
+
+def _other_ending(segment: Segment, error: LoketError | None, recorded: dict[str, Any], code: str) -> str:
     if code:
         return "" if error is not None and error.code == code else f"it ended with {code}, and now does not"
     if segment.answer is None:

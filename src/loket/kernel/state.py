@@ -62,13 +62,14 @@ class Sides:
     def matches(self, record: Mapping[str, Any] | None) -> bool:
         if record is None:
             return self.n == 0
-        return self.n == record["n"] and self.hasher.hexdigest() == record["digest"]
+        return (self.n, self.hasher.hexdigest()) == (record["n"], record["digest"])
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
     """One call as the journal has it. `answer` is canonical JSON; `error` as in `LoketError.as_dict`; neither for an
-    intent whose outcome is not known."""
+    intent whose outcome is not known.
+    """
 
     ordinal: int
     capability: str

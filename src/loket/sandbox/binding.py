@@ -66,15 +66,16 @@ def _take(value: Any, limit: int) -> str:
     return ctypes.string_at(text.data, text.size).decode("utf-8") if text.size else ""
 
 
+def _fill(vector: Any, raw: bytes) -> None:
+    """Copy bytes into memory of the engine's."""
+    source = ctypes.cast(ctypes.c_char_p(raw), ctypes.POINTER(ctypes.c_uint8))
+    ffi.wasm_byte_vec_new(ctypes.byref(vector), len(raw), source)
+
+
 def _put_string(slot: Any, text: str) -> None:
     raw = text.encode("utf-8")
     slot.kind = _STRING
-    buffer = ctypes.cast(raw, ctypes.POINTER(ctypes.c_uint8))
-    ffi.wasm_byte_vec_new(ctypes.byref(slot.of.string), len(raw), buffer)
-
-
-def _name(slot: Any, text: bytes) -> None:
-    ffi.wasm_byte_vec_new(ctypes.byref(slot), len(text), ctypes.cast(text, ctypes.POINTER(ctypes.c_uint8)))
+    _fill(slot.of.string, raw)
 
 
 def _put_refusal(slot: Any, refusal: Refused) -> None:
@@ -82,9 +83,9 @@ def _put_refusal(slot: Any, refusal: Refused) -> None:
     ffi.wasmtime_component_valrecord_new_uninit(ctypes.byref(slot.of.record), 3)
     entries = slot.of.record.data
     for index, (name, text) in enumerate((("code", refusal.code), ("message", refusal.message))):
-        _name(entries[index].name, name.encode())
+        _fill(entries[index].name, name.encode())
         _put_string(entries[index].val, text)
-    _name(entries[2].name, b"remedy")
+    _fill(entries[2].name, b"remedy")
     entries[2].val.kind = _OPTION
     entries[2].val.of.option = None
     if refusal.remedy is not None:
@@ -137,7 +138,7 @@ _TickFunction = ctypes.CFUNCTYPE(
 )
 
 
-@_TickFunction
+@_TickFunction  # type: ignore[untyped-decorator]
 def _on_deadline(_context: Any, _data: Any, delta: Any, kind: Any) -> int:
     ticks = current.tick() if current.tick is not None else 0
     if ticks <= 0:
@@ -147,7 +148,7 @@ def _on_deadline(_context: Any, _data: Any, delta: Any, kind: Any) -> int:
     return 0
 
 
-_NO_FINALIZER = ctypes.cast(None, ctypes.CFUNCTYPE(None, ctypes.c_void_p))
+_NO_FINALIZER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)()
 
 
 def define_counter(linker: Linker) -> None:

@@ -63,6 +63,10 @@ MIGRATIONS = (
 )
 
 _INSERT_ROW = "INSERT INTO journal VALUES (?,?,?,?,?,?,?,?,?,?)"
+_INSERT_RUN = (
+    "INSERT INTO runs (id, agent, conversation, principal, root, parent, operation, module, version, digest, message,"
+    " status, accepted) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"
+)
 _SELECT_ROW = "SELECT seq, run, ordinal, kind, at, facts, value, salt, commitment, hash FROM journal"
 _CHUNK = 500
 
@@ -121,8 +125,7 @@ class KernelDatabase:
     def run_started(self, request: RunRequest, message: str | None) -> Statement:
         module = request.module
         return (
-            "INSERT INTO runs (id, agent, conversation, principal, root, parent, operation, module, version, digest,"
-            " message, status, accepted) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            _INSERT_RUN,
             (
                 request.id,
                 request.agent,
@@ -145,7 +148,7 @@ class KernelDatabase:
 
     def run_ended(self, run: str, ending: Ending) -> Statement:
         return (
-            "UPDATE runs SET status = ?, ended = ?, answer = ?, error = ?, calls = ?, tokens = ?, money = ? WHERE id = ?",
+            "UPDATE runs SET status=?, ended=?, answer=?, error=?, calls=?, tokens=?, money=? WHERE id=?",
             (
                 ending.status.value,
                 ending.at,
@@ -230,7 +233,7 @@ class KernelDatabase:
     def unfinished(self) -> list[tuple[RunRequest, bytes]]:
         """Requests and seeds of unfinished runs, in the order in which they were accepted."""
         found = self._query(
-            f"{_SELECT_ROW} WHERE kind = 'start' AND run IN (SELECT id FROM runs WHERE ended IS NULL) ORDER BY seq"
+            _SELECT_ROW + " WHERE kind = 'start' AND run IN (SELECT id FROM runs WHERE ended IS NULL) ORDER BY seq"
         )
         return [request_of(_decode(row)) for row in found]
 
