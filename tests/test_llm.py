@@ -5,6 +5,7 @@ import gc
 import json
 import logging
 import sys
+import threading
 import tomllib
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +15,10 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from loket.contracts import OWNER, Answer, BadInput, Call, Damaged, Failed, LoketError, Refusal
+from loket.contracts import OWNER, WITHDRAW, Answer, BadInput, Call, Damaged, Failed, LoketError, Refusal
 from loket.contracts.catalogue import BY_ID
 from loket.providers import llm_discover
-from loket.providers.llm import WITHDRAW, LlmProvider
+from loket.providers.llm import LlmProvider
 from loket.providers.llm_settings import EMBEDDED, PRESETS, LlmSettings, Route, parse_routes
 from loket.providers.vault import FileVault
 from loket.testing.model_server import ModelServer, Reply, Request, Script
@@ -399,6 +400,44 @@ def test_the_models_that_would_answer_are_listed_in_order(tmp_path: Path) -> Non
     assert isinstance(answer, Answer)
     jsonschema_rs.validate(dict(BY_ID["llm.models"].answer), dict(answer.value))
     assert answer.value["models"] == [{"name": "a", "local": False, "tools": False, "context": 4096}]
+
+
+def test_other_settings_hold_from_the_next_call_on(tmp_path: Path) -> None:
+    """A call in flight ends on the server that it started with; the next one goes to the new one."""
+
+    async def work(old: ModelServer, new: ModelServer, release: threading.Event) -> None:
+        provider = LlmProvider(LlmSettings((route(old),), ("test",)), FileVault(tmp_path))
+        complete = provider.handlers()["llm.complete"]
+        call = Call("r", 1, "main", "c", OWNER, "llm.complete", {"messages": HELLO}, ())
+        first = asyncio.ensure_future(complete(call))  # type: ignore[arg-type]
+        await asyncio.to_thread(old.asked.wait)
+        await provider.reconfigure(LlmSettings((route(new, "other"),), ("other",)), None)
+        assert provider.settings.chain == ("other",)
+        assert (await complete(call)).value["text"] == "new"  # type: ignore[misc]
+        release.set()
+        assert (await first).value["text"] == "old"
+        await provider.close()
+
+    release = threading.Event()
+    with ModelServer([Reply("old", until=release)]) as old, ModelServer([Reply("new")]) as new:
+        asyncio.run(work(old, new, release))
+
+
+def test_a_key_changed_in_the_vault_is_used_at_once(tmp_path: Path) -> None:
+    """No restart is needed after entering a new key."""
+    vault = FileVault(tmp_path)
+
+    async def work(server: ModelServer) -> None:
+        provider = LlmProvider(LlmSettings((route(server, key="mine"),), ("test",)), vault)
+        call = Call("r", 1, "main", "c", OWNER, "llm.complete", {"messages": HELLO}, ())
+        for key in ("one", "two"):
+            vault.put("mine", key)
+            await provider.handlers()["llm.complete"](call)  # type: ignore[misc]
+        await provider.close()
+
+    with ModelServer() as server:
+        asyncio.run(work(server))
+    assert [request.headers["authorization"] for request in server.requests] == ["Bearer one", "Bearer two"]
 
 
 # Keys

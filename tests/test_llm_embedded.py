@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from loket.contracts import OWNER, Call, Failed
-from loket.providers.llm import WITHDRAW, LlmProvider
+from loket.contracts import OWNER, WITHDRAW, Call, Failed
+from loket.providers.llm import LlmProvider
 from loket.providers.llm_chat import AttemptFailed
 from loket.providers.llm_discover import find_embedded
 from loket.providers.llm_embedded import EmbeddedModel

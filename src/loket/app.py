@@ -44,7 +44,7 @@ from loket.providers.kv import KV_MIGRATIONS, KvProvider
 from loket.providers.llm import LlmProvider
 from loket.providers.llm_discover import default_settings, discover, embedded_path
 from loket.providers.llm_embedded import EmbeddedModel
-from loket.providers.llm_settings import LlmSettings, parse_routes
+from loket.providers.llm_settings import EMBEDDED, LlmSettings, parse_routes
 from loket.providers.vault import FileVault
 from loket.sandbox import WasmSandbox
 from loket.schemas import compile_check
@@ -376,4 +376,7 @@ async def model_settings(home: Home, config: Config) -> LlmSettings:
 def embedded_model(home: Home, settings: LlmSettings) -> EmbeddedModel | None:
     """The embedded model that these settings mean, not started yet."""
     path = embedded_path(home.root, settings)
-    return EmbeddedModel(path, log=home.logs / "model.log") if path is not None else None
+    if path is None:
+        return None
+    context = next((route.context for route in settings.routes if route.kind == "embedded"), EMBEDDED.context)
+    return EmbeddedModel(path, context=context, log=home.logs / "model.log")

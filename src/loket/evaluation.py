@@ -164,8 +164,7 @@ def _mean(scores: Iterable[dict[str, float]]) -> dict[str, Any]:
 
 def _load(path: Path) -> list[_Conversation]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return [_conversation(number, value) for number, value in enumerate(content)]
+        return _parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInput("eval.file", f"PATH: {path} cannot be read ({error})", "Give the path of a file") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -174,6 +173,13 @@ def _load(path: Path) -> list[_Conversation]:
             f"PATH: {path} is not in the format of LoCoMo ({type(error).__name__}: {error})",
             "Give a JSON list of conversations with `conversation` and `qa`, as in locomo10.json",
         ) from error
+
+
+def _parse(text: str) -> list[_Conversation]:
+    content = json.loads(text)
+    if not isinstance(content, list):
+        raise TypeError("it is no list")
+    return [_conversation(number, value) for number, value in enumerate(content)]
 
 
 def _conversation(number: int, value: Mapping[str, Any]) -> _Conversation:

@@ -316,6 +316,22 @@ class Operations:
         """Forget a memory."""
         return await self._direct(agent, "brain.forget", {"id": id})
 
+    @operation("brain.history")
+    async def brain_history(self, _emit: Emit, *, agent: str, id: int) -> dict[str, Any]:  # noqa: A002 - the capability's word
+        """A memory with what it superseded and what superseded it."""
+        return await self._direct(agent, "brain.history", {"id": id})
+
+    @operation("brain.export")
+    async def brain_export(self, emit: Emit, *, agent: str) -> dict[str, Any]:
+        """All memories of an agent, with every column."""
+        memories: list[dict[str, Any]] = []
+        while page := (await self._direct(agent, "brain.export", {"after": memories[-1]["id"] if memories else 0}))[
+            "memories"
+        ]:
+            memories.extend(page)
+            emit({"type": "progress", "done": len(memories), "total": None})
+        return {"memories": memories}
+
     # Models
 
     @operation("models.list")

@@ -1,7 +1,112 @@
-"""`loket bench`."""
+"""`loket bench` and `loket eval brain`: measurements on this machine."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from loket.cli import show
+
+if TYPE_CHECKING:
+    from loket.bench import Benchmark, Row
+
+_eval = typer.Typer(help="Measure quality on a data set.", no_args_is_help=True)
+
 
 def add_to(app: typer.Typer) -> None:
-    pass
+    """Add this file's commands."""
+    app.command(epilog="Example: loket bench counter-call turn --json")(bench)
+    app.add_typer(_eval, name="eval")
+
+
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Which rows; all if left out.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Only list the rows and what they should reach.")] = False,
+    json_: show.JsonFlag = False,
+) -> None:
+    """Measure speed and memory, each beside a peer; everything on temporary homes, less than three minutes in all."""
+    from loket.bench import chosen
+
+    benchmarks = chosen(names or [])
+    if list_:
+        _list(benchmarks, as_object=json_)
+        return
+    machine, rows = _measured(benchmarks)
+    if json_:
+        show.as_json({"machine": machine, "rows": [row.as_dict() for row in rows]})
+        return
+    show.say("; ".join(f"{name} {value}" for name, value in machine.items() if value is not None))
+    show.table(["row", "p50", "p99", "unit", "n", "target", "met"], _table(rows), "nothing was measured")
+    show.say("Again, one by one: " + "; ".join(row.command for row in rows))
+
+
+def _list(benchmarks: "tuple[Benchmark, ...]", *, as_object: bool) -> None:
+    shown = [{"name": b.name, "unit": b.unit, "target": b.target, "about": b.about} for b in benchmarks]
+    if as_object:
+        show.as_json({"rows": shown})
+    else:
+        rows = [[b.name, _target(b.target, rate=b.rate), b.unit, b.about] for b in benchmarks]
+        show.table(["row", "target", "unit", "what is measured"], rows, "there are no benchmarks")
+
+
+def _measured(benchmarks: "tuple[Benchmark, ...]") -> "tuple[dict[str, Any], list[Row]]":
+    """Measure, and say on stderr what happens."""
+    from loket.bench import machine, measure, working_place
+
+    rows: list[Row] = []
+    with working_place() as place, show.progress("measuring", quiet=False) as on_event:
+        described = machine(place)
+        for benchmark in benchmarks:
+            if on_event is None:
+                sys.stderr.write(f"{benchmark.name} ...\n")
+            rows.append(measure(benchmark, place))
+            if on_event is not None:
+                on_event({"type": "progress", "done": len(rows), "total": len(benchmarks)})
+    return described, rows
+
+
+def _target(target: float, *, rate: bool) -> str:
+    return f"{'>=' if rate else '<='} {target:g}"
+
+
+def _table(rows: "list[Row]") -> list[list[Any]]:
+    lines: list[list[Any]] = []
+    for row in rows:
+        lines.append([row.name, row.p50, row.p99, row.unit, row.n, f"{row.target:g}", "yes" if row.met else "no"])
+        for peer in row.peers:
+            figures = [peer.get(key, "") for key in ("p50", "p99", "unit", "n")]
+            lines.append([f"  {peer['name']}", *figures, "", peer.get("reason", "")])
+    return lines
+
+
+@_eval.command("brain", epilog="Example: loket eval brain locomo10.json --json")
+def eval_brain(
+    path: Annotated[Path, typer.Argument(help="A file in the format of LoCoMo (locomo10.json).")],
+    gists: Annotated[bool, typer.Option("--gists", help="A second pass with the observations as gists.")] = False,
+    json_: show.JsonFlag = False,
+) -> None:
+    """Measure recall of memories: how often what answers a question is among the first found."""
+    from loket.evaluation import evaluate
+
+    with show.progress("asking", quiet=False) as on_event:
+
+        def progress(done: int, total: int) -> None:
+            if on_event is not None:
+                on_event({"type": "progress", "done": done, "total": total})
+
+        found = evaluate(path, progress, gists=gists)
+    if json_:
+        show.as_json(found)
+    else:
+        _show_recall(found)
+
+
+_FIGURES = ("n", "r5", "r10", "r20", "mrr")
+
+
+def _show_recall(found: dict[str, Any]) -> None:
+    parts = {"all": found, **{f"category {name}": part for name, part in found["categories"].items()}}
+    if "gists" in found:
+        parts["all, with gists"] = found["gists"]
+    show.table(["", *_FIGURES], [[name, *(part[key] for key in _FIGURES)] for name, part in parts.items()], "nothing")

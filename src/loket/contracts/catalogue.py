@@ -165,6 +165,29 @@ STOCK: tuple[Capability, ...] = (
         examples=({"text": "Ask for kv.get with a key that was set before", "about": "kv.get"},),
     ),
     Capability(
+        id="brain.history",
+        summary="Show a memory with all that it superseded and all that superseded it, oldest first",
+        effect=Effect.PRIVATE,
+        arguments=_object({"id": MEMORY_ID}, "id"),
+        answer=_object({"memories": {"type": "array", "items": {"type": "object"}}}, "memories"),
+        answer_kb=16 * 1024,
+        examples=({"id": 7},),
+    ),
+    Capability(
+        id="brain.export",
+        summary="List all memories with every column, in the order in which they were stored, a page at a time",
+        effect=Effect.PRIVATE,
+        arguments=_object(
+            {
+                "after": {"type": "integer", "minimum": 0, "default": 0, "description": "go on after this id"},
+                "limit": {"type": "integer", "minimum": 1, "maximum": 500, "default": 200},
+            }
+        ),
+        answer=_object({"memories": {"type": "array", "items": {"type": "object"}}}, "memories"),
+        answer_kb=16 * 1024,
+        examples=({"after": 0, "limit": 200},),
+    ),
+    Capability(
         id="llm.complete",
         summary="Ask a language model to continue a conversation; the owner's settings choose which",
         effect=Effect.FETCH,

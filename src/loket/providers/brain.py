@@ -10,7 +10,7 @@ from typing import Any
 import apsw
 
 from loket.contracts import AgentStore, Answer, Call, Handler, Refusal, join_labels
-from loket.providers import brain_search, brain_write
+from loket.providers import brain_owner, brain_search, brain_write
 from loket.providers.brain_rows import parse_time, read
 from loket.providers.brain_write import NewMemory
 
@@ -37,6 +37,8 @@ class BrainProvider:
             "brain.correct": self.correct,
             "brain.forget": self.forget,
             "brain.lesson": self.lesson,
+            "brain.history": self.history,
+            "brain.export": self.export,
         }
 
     async def start(self) -> None:
@@ -79,6 +81,21 @@ class BrainProvider:
     def lesson(self, call: Call) -> Answer:
         """Store a lesson with its cause and remedy as one memory about `about`; answers its `id`."""
         return self._once(call, self._lesson)
+
+    def history(self, call: Call) -> Answer:
+        """Answer a memory's history as `memories`. Raises `Refusal` for a memory that is not there."""
+        with self._store.open(call.agent) as connection:
+            found = brain_owner.history(connection, call.args["id"])
+        if not found:
+            raise _unknown(call.args["id"])
+        return Answer({"memories": found}, join_labels((), *(tuple(memory["labels"]) for memory in found)))
+
+    def export(self, call: Call) -> Answer:
+        """Answer a page of all memories as `memories`; `damaged` marks a row that is not what was written."""
+        with self._store.open(call.agent) as connection:
+            page = list(brain_owner.export(connection, call.args.get("after", 0), call.args.get("limit", 200)))
+        labels = (tuple(json.loads(memory["labels"])) for memory in page if not memory["damaged"])
+        return Answer({"memories": page}, join_labels((), *labels))
 
     def _once(self, call: Call, change: Change) -> Answer:
         """Perform a change in one transaction, or answer what it answered when it was performed before."""

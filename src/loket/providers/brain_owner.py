@@ -1,12 +1,13 @@
 """What people do with a brain: read a memory's history, take everything out, check that it is sound."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
 import apsw
 
-from loket.contracts import BadInput
-from loket.providers.brain_rows import COLUMNS, SELECT, public, read, sound, timestamp
+from loket.contracts import Damaged
+from loket.providers.brain_rows import public, read, timestamp
 from loket.providers.brain_write import chain
 
 TIMES = ("happened", "created", "closed", "forgotten")
@@ -17,30 +18,32 @@ def history(connection: apsw.Connection, identity: int) -> list[dict[str, Any]]:
 
     Each is as `brain.search` answers it, with `forgotten` (a time or None); the text of a forgotten one is empty.
 
-    Raises `BadInput` where there is no such memory, `Damaged` where a row is not what was written.
+    Empty where there is no such memory. Raises `Damaged` where a row is not what was written.
     """
     found = [row for each in chain(connection, identity) if (row := read(connection, each))]
-    if not found:
-        raise BadInput("brain.unknown", f"id: there is no memory {identity}", "Take an id from a search or an export")
     return [
         {**public(row, 0.0), "text": row["text"] or "", "forgotten": row["forgotten"] and timestamp(row["forgotten"])}
         for row in found
     ]
 
 
-def export(connection: apsw.Connection) -> Iterator[dict[str, Any]]:
-    """Every memory in the order in which it was stored, superseded and forgotten ones as well.
+def export(connection: apsw.Connection, after: int = 0, limit: int = -1) -> Iterator[dict[str, Any]]:
+    """Memories in the order in which they were stored, superseded and forgotten ones as well.
 
-    Each is an object of the row's columns (times in the form of RFC 3339), and `damaged`: whether the row is not what
-    was written (then it is shown as it stands, so that the rest can be saved).
+    `after` is the id behind which to go on, `limit` how many (-1: all).
+
+    Each is an object of the row's columns (times in the form of RFC 3339) and `damaged`. Of a row that is not what was
+    written only `id` is given, and `damaged` is true: so the rest can be saved.
     """
-    for row in connection.execute(f"{SELECT} ORDER BY id"):
-        memory = dict(zip(COLUMNS, row[:-1], strict=True))
-        if sound(row):
-            times = {name: timestamp(memory[name]) for name in TIMES if memory[name] is not None}
-            yield {**memory, **times, "damaged": False}
+    wanted = itertools.islice(_ids(connection, after), None if limit < 0 else limit)
+    for identity in wanted:
+        try:
+            row = read(connection, identity) or {"id": identity}
+        except Damaged:
+            yield {"id": identity, "damaged": True}
         else:
-            yield {**memory, "damaged": True}
+            times = {name: timestamp(row[name]) for name in TIMES if row.get(name) is not None}
+            yield {**row, **times, "damaged": False}
 
 
 def check(connection: apsw.Connection) -> list[str]:
@@ -49,19 +52,31 @@ def check(connection: apsw.Connection) -> list[str]:
     SQLite's own check misses most damage inside pages (12 of 60 random overwrites were noticed), the index's check
     against its content finds most of it, and the digests find what was changed in the memories themselves.
     """
-    findings = [f"SQLite: {line}" for (line,) in _reading(connection, "PRAGMA integrity_check") if line != "ok"]
-    try:
-        connection.execute("INSERT INTO recall (recall, rank) VALUES ('integrity-check', 1)")
-    except apsw.Error as error:
-        findings.append(f"index: it does not match the memories ({error})")
-    rows = _reading(connection, f"{SELECT} ORDER BY id")
-    findings += [f"memory {row[0]}: it is not what was written" for row in rows if len(row) == 1 or not sound(row)]
+    findings: list[str] = []
+    for name, examine in (("SQLite", _check_file), ("index", _check_index), ("memories", _check_rows)):
+        try:
+            findings += examine(connection)
+        except (apsw.Error, UnicodeDecodeError) as error:
+            findings.append(f"{name}: it cannot be read ({error})")
     return findings
 
 
-def _reading(connection: apsw.Connection, sql: str) -> Iterator[tuple[Any, ...]]:
-    """The rows of a query, and a last one with the error where the file cannot be read further."""
-    try:
-        yield from connection.execute(sql)
-    except (apsw.CorruptError, apsw.NotADBError, apsw.IOError) as error:
-        yield (f"cannot be read further ({error})",)
+def _check_file(connection: apsw.Connection) -> list[str]:
+    return [f"SQLite: {line}" for (line,) in connection.execute("PRAGMA integrity_check") if line != "ok"]
+
+
+def _check_index(connection: apsw.Connection) -> list[str]:
+    connection.execute("INSERT INTO recall (recall, rank) VALUES ('integrity-check', 1)")
+    return []
+
+
+def _check_rows(connection: apsw.Connection) -> list[str]:
+    return [f"memory {row['id']}: it is not what was written" for row in export(connection) if row["damaged"]]
+
+
+def _ids(connection: apsw.Connection, after: int = 0) -> Iterator[int]:
+    """All ids, in order, a thousand at a time, so that no read stays open between two of them."""
+    last = after
+    while page := connection.execute("SELECT id FROM memory WHERE id > ? ORDER BY id LIMIT 1000", (last,)).fetchall():
+        yield from (int(str(identity)) for (identity,) in page)
+        last = int(str(page[-1][0]))

@@ -49,24 +49,23 @@ def read(connection: apsw.Connection, identity: int) -> dict[str, Any] | None:
 
     Raises `Damaged` where the row is not what was written.
     """
-    row = connection.execute(f"{SELECT} WHERE id = ?", (identity,)).fetchone()
-    return None if row is None else checked(row)
-
-
-def checked(row: tuple[Any, ...]) -> dict[str, Any]:
-    """The object of a row of `SELECT`. Raises `Damaged` where its digest does not match."""
-    if not sound(row):
-        raise Damaged(
-            "brain.row",
-            f"Memory {row[0]} of this brain is not what was written: its digest does not match",
-            "Put a backup of the agent's brain in place; an export of this one marks the rows that are damaged",
-        )
+    try:
+        row = connection.execute(f"{SELECT} WHERE id = ?", (identity,)).fetchone()
+    except UnicodeDecodeError:
+        raise _damaged(identity) from None
+    if row is None:
+        return None
+    if digest(row[:-1]) != row[-1]:
+        raise _damaged(identity)
     return dict(zip(COLUMNS, row[:-1], strict=True))
 
 
-def sound(row: tuple[Any, ...]) -> bool:
-    """Whether a row of `SELECT` is what was written."""
-    return bool(digest(row[:-1]) == row[-1])
+def _damaged(identity: int) -> Damaged:
+    return Damaged(
+        "brain.row",
+        f"Memory {identity} of this brain is not what was written: its digest does not match",
+        "Put a backup of the agent's brain in place; an export of this one marks the rows that are damaged",
+    )
 
 
 def seal(connection: apsw.Connection, identity: int) -> None:

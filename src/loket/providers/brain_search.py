@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from loket.providers import brain_query as query
-from loket.providers.brain_rows import SELECT, checked, folded, parse_time, public, read
+from loket.providers.brain_rows import folded, parse_time, public, read
 
 BM25 = "bm25(recall, 1.0, 0.5, 0.7, 1.0, 0.6, 1.0, 0.4, 0.4)"
 """Weights of text, speaker, date, note, gist, topic and the two context columns."""
@@ -31,7 +31,7 @@ CANDIDATES = 48
 """Rows that are ordered, at least; twice the limit where that is more."""
 SCORED = 2_000
 """Rows that frequent words may add to the scored ones; brains with fewer rows are scored whole."""
-PAIRED = 3
+PAIRED = 4
 """Frequent words, the rarest of them, of which two together select a row."""
 
 # A name is followed by the end or by a blank, and the exclamation mark is the next character after the blank.
@@ -104,8 +104,9 @@ def filter_of(args: dict[str, Any]) -> Filter:
 def _newest(connection: apsw.Connection, wanted: Filter, limit: int) -> list[dict[str, Any]]:
     parts = ["m.forgotten IS NULL", *([] if wanted.past else ["m.closed IS NULL"])]
     condition = " AND ".join([*parts, *([wanted.condition] if wanted.condition else [])])
-    sql = f"{SELECT} AS m WHERE {condition} ORDER BY id DESC LIMIT ?"
-    return [public(checked(row), 0.0) for row in connection.execute(sql, (*wanted.values, limit))]
+    sql = f"SELECT id FROM memory AS m WHERE {condition} ORDER BY id DESC LIMIT ?"  # noqa: S608 - made of fixed texts
+    ids = [identity for (identity,) in connection.execute(sql, (*wanted.values, limit))]
+    return [public(row, 0.0) for identity in ids if (row := read(connection, identity))]
 
 
 def _candidates(
@@ -119,9 +120,14 @@ def _candidates(
     while True:
         rows = _best(connection, match, selected, wanted, depth)
         found = rows if wanted.past else [row for row in rows if not row.past]
-        if len(found) >= limit or len(rows) < depth:
+        if len(found) >= limit:
             return found
-        depth *= 8
+        if len(rows) >= depth:
+            depth *= 8
+        elif selected:
+            selected = None
+        else:
+            return found
 
 
 def _best(
@@ -129,12 +135,13 @@ def _best(
 ) -> list[_Candidate]:
     narrower = "AND +recall.rowid IN (SELECT rowid FROM recall WHERE recall MATCH ?)" if selected else ""
     if wanted.condition:
-        narrower += f" AND EXISTS (SELECT 1 FROM memory AS m WHERE m.id = recall.rowid AND {wanted.condition})"
+        # The condition is made of fixed texts; every value is bound.
+        narrower += f" AND EXISTS (SELECT 1 FROM memory AS m WHERE m.id = recall.rowid AND {wanted.condition})"  # noqa: S608
     sql = f"""
         SELECT r.id, -r.cost, d.asks, d.dated, d.past, d.told_by, d.about FROM (
             SELECT rowid AS id, {BM25} AS cost FROM recall WHERE recall MATCH ? {narrower} ORDER BY cost LIMIT ?
         ) AS r JOIN document AS d ON d.id = r.id
-    """
+    """  # noqa: S608
     bound = (match, *([selected] if selected else []), *wanted.values, depth)
     return [_Candidate._make(row) for row in connection.execute(sql, bound)]
 

@@ -87,6 +87,7 @@ def erase(connection: apsw.Connection, identity: int, now: float) -> list[int]:
     """
     doomed = [i for i in chain(connection, identity) if _is_remembered(connection, i)]
     touched = sorted(set(doomed).union(*(_shown_beside(connection, i) for i in doomed)))
+    words = {word for i in doomed for word in _document_words(connection, i)}
     for other in touched:
         connection.execute(_UNINDEX, (other,))
     for old in doomed:
@@ -99,7 +100,33 @@ def erase(connection: apsw.Connection, identity: int, now: float) -> list[int]:
         seal(connection, old)
     for other in touched:
         connection.execute(_INDEX, (other,))
+    if any(_lingers(connection, word) for word in words):
+        connection.execute("INSERT INTO recall (recall) VALUES ('rebuild')")
     return doomed
+
+
+def _document_words(connection: apsw.Connection, identity: int) -> set[str]:
+    """What was indexed of a memory, its date left out."""
+    sql = "SELECT text || ' ' || speaker || ' ' || note || ' ' || gist || ' ' || topic FROM document WHERE id = ?"
+    return {word for (words,) in connection.execute(sql, (identity,)) for word in str(words).split()}
+
+
+def _lingers(connection: apsw.Connection, word: str) -> bool:
+    """Whether a word that no memory has any more is still a signpost inside the index.
+
+    FTS5 keeps the first term of each of its pages, or the part of it that tells it from the one before, in a table of
+    its own (`recall_idx`, a byte before the term), from which its secure deletion removes nothing. Half a word counts.
+    """
+    if connection.execute("SELECT 1 FROM recall WHERE recall MATCH ? LIMIT 1", (query.match_any([word]),)).fetchone():
+        return False
+    letters = query.fold(word).encode()
+    half = len(letters) // 2 + 1
+    return bool(
+        connection.execute(
+            "SELECT 1 FROM recall_idx WHERE length(term) > ?1 AND substr(term, 2, ?1) = ?2 LIMIT 1",
+            (half, letters[:half]),
+        ).fetchone()
+    )
 
 
 def _values(identity: int, call: Call, memory: NewMemory) -> list[Any]:

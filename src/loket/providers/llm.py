@@ -8,34 +8,22 @@ Where the server counts no tokens, four characters are taken for one; tokens of 
 """
 
 import asyncio
-import importlib
 import json
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
-from loket.contracts import Answer, Call, Failed, Handler, Json, LoketError, Secrets, Usage
+from loket.contracts import WITHDRAW, Answer, Call, Failed, Handler, Json, Secrets, Usage
+from loket.providers.llm_backends import Backends, import_client
 from loket.providers.llm_chat import AttemptFailed, Completion, Emit, estimate_tokens, without_tools
 from loket.providers.llm_embedded import EmbeddedModel
 from loket.providers.llm_settings import LlmSettings, Route
-
-if TYPE_CHECKING:
-    from loket.providers.llm_openai import Endpoint
-
-WITHDRAW = "\x00withdraw"
-"""The piece that takes back all pieces of this call so far: their attempt failed and another one follows."""
 
 _BASE_S = 0.5
 _MOST_S = 8.0
 _LONGEST_WAIT_S = 30.0
 _MILLION = 1_000_000
-
-
-class Backend(Protocol):
-    """Something that can make one attempt. Raises `AttemptFailed`."""
-
-    async def complete(self, args: Mapping[str, Json], emit: Emit | None) -> Completion: ...
 
 
 class LlmProvider:
@@ -56,13 +44,17 @@ class LlmProvider:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         chance: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        self.settings = settings
         self._secrets = secrets
-        self._embedded = embedded
         self._sleep = sleep
         self._chance = chance
-        self._endpoints: dict[str, tuple[str | None, Endpoint]] = {}
+        self._backends = Backends(settings, secrets, embedded)
+        self._retired: list[Backends] = []
         self._warming: asyncio.Task[Any] | None = None
+
+    @property
+    def settings(self) -> LlmSettings:
+        """The settings in use."""
+        return self._backends.settings
 
     def handlers(self) -> Mapping[str, Handler]:
         """`llm.complete` (asynchronous) and `llm.models`."""
@@ -70,18 +62,22 @@ class LlmProvider:
 
     async def start(self) -> None:
         """Begin to import the client in the background, where a route needs it; does not wait for it."""
-        if any(route.kind == "openai" for route in self.settings.ordered()):
-            self._warming = asyncio.create_task(_import_client())
+        if self._warming is None and any(route.kind == "openai" for route in self.settings.ordered()):
+            self._warming = asyncio.create_task(import_client())
+
+    async def reconfigure(self, settings: LlmSettings, embedded: EmbeddedModel | None) -> None:
+        """Use other settings from the next call on; calls in flight end on those that they started with."""
+        old, self._backends = self._backends, Backends(settings, self._secrets, embedded)
+        self._retired.append(old)
+        await self.start()
+        await old.retire(keep=embedded)
 
     async def close(self) -> None:
         """Close the connections and the embedded model's process."""
         if self._warming is not None:
             await asyncio.gather(self._warming, return_exceptions=True)
-        for _key, endpoint in self._endpoints.values():
-            await endpoint.close()
-        self._endpoints.clear()
-        if self._embedded is not None:
-            await self._embedded.close()
+        for backends in (*self._retired, self._backends):
+            await backends.close()
 
     def _models(self, _call: Call) -> Answer:
         return Answer(
@@ -89,7 +85,7 @@ class LlmProvider:
                 "models": [
                     {"name": route.name, "local": route.local, "tools": route.tools, "context": route.context}
                     for route in self.settings.ordered()
-                    if route.kind == "openai" or self._embedded is not None
+                    if route.kind == "openai" or self._backends.embedded is not None
                 ]
             }
         )
@@ -97,20 +93,21 @@ class LlmProvider:
     async def _complete(self, call: Call) -> Answer:
         failures: list[AttemptFailed] = []
         spent = Usage()
-        for route in self.settings.ordered():
-            outcome, cost = await self._ask(route, call)
-            spent = _sum(spent, cost)
-            if isinstance(outcome, Completion):
-                return self._answer(route, call.args, outcome, spent)
-            failures.append(outcome)
+        async with self._backends.used() as backends:
+            for route in backends.settings.ordered():
+                outcome, cost = await self._ask(backends, route, call)
+                spent = _sum(spent, cost)
+                if isinstance(outcome, Completion):
+                    return _answer(route, backends.embedded, call.args, outcome, spent)
+                failures.append(outcome)
         raise _all_failed(failures)
 
-    async def _ask(self, route: Route, call: Call) -> tuple[Completion | AttemptFailed, Usage]:
+    async def _ask(self, backends: Backends, route: Route, call: Call) -> tuple[Completion | AttemptFailed, Usage]:
         """Ask one route as often as it makes sense; the outcome and what all attempts cost."""
         spent = Usage()
         attempt = 0
         while True:
-            outcome = await self._attempt(route, call)
+            outcome = await self._attempt(backends, route, call)
             spent = _sum(spent, _cost(route, call.args, outcome))
             if isinstance(outcome, Completion):
                 return outcome, spent
@@ -132,77 +129,12 @@ class LlmProvider:
             return None
         return asked + self._chance(0.0, min(_MOST_S, _BASE_S * 2**attempt))
 
-    async def _attempt(self, route: Route, call: Call) -> Completion | AttemptFailed:
+    async def _attempt(self, backends: Backends, route: Route, call: Call) -> Completion | AttemptFailed:
         pieces = _Pieces(call.emit) if call.args.get("stream") else None
-        outcome = await self._try(route, call.args, pieces)
+        outcome = await _try(backends, route, call.args, pieces)
         if isinstance(outcome, AttemptFailed) and pieces is not None and pieces.shown:
             call.emit(WITHDRAW)
         return outcome
-
-    async def _try(self, route: Route, args: Mapping[str, Json], emit: Emit | None) -> Completion | AttemptFailed:
-        try:
-            async with asyncio.timeout(route.timeout_s):
-                backend = await self._backend(route)
-                return await backend.complete(args if route.tools else _plain(args), emit)
-        except TimeoutError:
-            return AttemptFailed(
-                "model.timeout",
-                f"route {route.name} gave no answer within {route.timeout_s:g} s",
-                f"raise timeout_s under [models.routes.{route.name}], or use a smaller model",
-                again=True,
-            )
-        except AttemptFailed as failed:
-            return failed
-
-    async def _backend(self, route: Route) -> Backend:
-        if route.kind == "openai":
-            return await self._endpoint(route)
-        if self._embedded is None:
-            raise AttemptFailed(
-                "model.none", f"route {route.name}: no embedded model is installed", "`loket model pull` installs one"
-            )
-        return self._embedded
-
-    async def _endpoint(self, route: Route) -> Backend:
-        key = self._key(route)
-        known = self._endpoints.get(route.name)
-        if known is not None and known[0] == key:
-            return known[1]
-        client = await _import_client()
-        if known is not None:
-            await known[1].close()
-        endpoint: Endpoint = client.Endpoint(route, key)
-        self._endpoints[route.name] = (key, endpoint)
-        return endpoint
-
-    def _key(self, route: Route) -> str | None:
-        if route.key is None:
-            return None
-        try:
-            key = self._secrets.get(route.key)
-        except LoketError as error:
-            raise AttemptFailed("model.refused_key", error.message, error.remedy or "mend the vault") from None
-        if key is None:
-            raise AttemptFailed(
-                "model.refused_key",
-                f"route {route.name}: the vault has no secret named {route.key!r}",
-                f"`loket model use {route.name} --key {route.key}` asks for the key and puts it into the vault",
-            )
-        return key
-
-    def _answer(self, route: Route, args: Mapping[str, Json], completion: Completion, spent: Usage) -> Answer:
-        host = urlsplit(route.base_url).hostname
-        labels = {f"model:{route.name}"} | (set() if route.local or not host else {f"host:{host}"})
-        tokens_in, tokens_out = _tokens(args, completion)
-        embedded = self._embedded.name if self._embedded is not None and route.kind == "embedded" else None
-        value = {
-            "text": completion.text,
-            "tool_calls": [dict(call) for call in completion.tool_calls],
-            "model": embedded or route.model,
-            "finish": completion.finish,
-            "tokens": {"in": tokens_in, "out": tokens_out},
-        }
-        return Answer(value, tuple(sorted(labels)), spent)
 
 
 class _Pieces:
@@ -219,8 +151,38 @@ class _Pieces:
             self._emit(piece)
 
 
-async def _import_client() -> Any:
-    return await asyncio.to_thread(importlib.import_module, "loket.providers.llm_openai")
+async def _try(
+    backends: Backends, route: Route, args: Mapping[str, Json], emit: Emit | None
+) -> Completion | AttemptFailed:
+    try:
+        async with asyncio.timeout(route.timeout_s):
+            backend = await backends.of(route)
+            return await backend.complete(args if route.tools else _plain(args), emit)
+    except TimeoutError:
+        return AttemptFailed(
+            "model.timeout",
+            f"route {route.name} gave no answer within {route.timeout_s:g} s",
+            f"raise timeout_s under [models.routes.{route.name}], or use a smaller model",
+            again=True,
+        )
+    except AttemptFailed as failed:
+        return failed
+
+
+def _answer(
+    route: Route, embedded: EmbeddedModel | None, args: Mapping[str, Json], completion: Completion, spent: Usage
+) -> Answer:
+    host = urlsplit(route.base_url).hostname
+    labels = {f"model:{route.name}"} | (set() if route.local or not host else {f"host:{host}"})
+    tokens_in, tokens_out = _tokens(args, completion)
+    value = {
+        "text": completion.text,
+        "tool_calls": [dict(call) for call in completion.tool_calls],
+        "model": embedded.name if embedded is not None and route.kind == "embedded" else route.model,
+        "finish": completion.finish,
+        "tokens": {"in": tokens_in, "out": tokens_out},
+    }
+    return Answer(value, tuple(sorted(labels)), spent)
 
 
 def _plain(args: Mapping[str, Json]) -> dict[str, Json]:

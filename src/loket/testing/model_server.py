@@ -29,7 +29,8 @@ class Reply:
     `tool_calls` are (id, name, arguments as text); `usage` is tokens in and out, None to send none. A `status` other
     than 200 sends `error` as the body (a mapping as JSON). `pieces` is what is streamed (the words of the text if left
     out); with `cut_after` the connection is dropped after so many pieces (0: before any byte is sent). `hang` never
-    answers; in a stream it does so after the pieces. `latency_s` is waited before the answer, in seconds.
+    answers; in a stream it does so after the pieces. `until` is an event that is waited for before the answer, and
+    `latency_s` a time in seconds.
     """
 
     text: str = ""
@@ -42,6 +43,7 @@ class Reply:
     pieces: Sequence[str] | None = None
     cut_after: int | None = None
     hang: bool = False
+    until: threading.Event | None = None
     latency_s: float = 0.0
 
 
@@ -132,6 +134,8 @@ class ModelServer:
         self.asked.set()
         if reply.latency_s:
             await asyncio.sleep(reply.latency_s)
+        if reply.until is not None:
+            await asyncio.to_thread(reply.until.wait)
         if reply.cut_after == 0:
             return False
         if reply.status != 200:  # noqa: PLR2004 - HTTP's word for good

@@ -1,0 +1,22 @@
+"""`loket bench`: speed and memory, measured on this machine, each row beside a peer that was measured in the same run.
+
+Everything happens on temporary homes and on loopback. The rows are in `loket.bench.suite`, one file a group of them.
+"""
+
+from loket.bench.machine import machine
+from loket.bench.place import Place, working_place
+from loket.bench.rows import Peer, Row, Taken
+from loket.bench.suite import BENCHMARKS, Benchmark, chosen, measure
+
+__all__ = [
+    "BENCHMARKS",
+    "Benchmark",
+    "Peer",
+    "Place",
+    "Row",
+    "Taken",
+    "chosen",
+    "machine",
+    "measure",
+    "working_place",
+]

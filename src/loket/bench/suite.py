@@ -1,0 +1,134 @@
+"""The list of benchmarks, in the order of the report, and how they are run."""
+
+import difflib
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from loket.bench.place import Place
+from loket.bench.rows import Row, Taken, figures
+from loket.contracts import BadInput
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """One row of the report: what is measured, in which unit, and what it should reach.
+
+    `n` is its size (what that counts is in the function's docstring), `code` names the function, `MODULE:FUNCTION` in
+    this package, which takes a place and a size. `rate` says that more is better.
+    """
+
+    name: str
+    about: str
+    unit: str
+    target: float
+    n: int
+    code: str
+    rate: bool = False
+
+    def take(self, place: Place, n: int) -> Taken:
+        """Measure with the size `n`."""
+        module, _, function = self.code.partition(":")
+        measure_it: Callable[[Place, int], Taken] = getattr(importlib.import_module(f"loket.bench.{module}"), function)
+        return measure_it(place, n)
+
+
+BENCHMARKS = (
+    Benchmark(
+        "counter-call",
+        "a call of kv.get by a Python guest, granted and journaled; over batches of 100",
+        "microseconds",
+        100,
+        20_000,
+        "sandbox:counter_call",
+    ),
+    Benchmark(
+        "fresh-sandbox",
+        "a Python guest from nothing to its first answer",
+        "ms",
+        3,
+        300,
+        "sandbox:fresh_sandbox",
+    ),
+    Benchmark(
+        "turns",
+        "turns a second of the stock agent with a model that answers at once, durable; over windows of 100 turns",
+        "turns/s",
+        200,
+        3_000,
+        "turns:turns",
+        rate=True,
+    ),
+    Benchmark(
+        "turn",
+        "one turn of the stock agent with a model that answers at once, inside a running server",
+        "ms",
+        15,
+        200,
+        "turns:turn",
+    ),
+    Benchmark(
+        "ask",
+        "the command `loket ask main ...` against a running server, from start to exit",
+        "s",
+        0.4,
+        20,
+        "server:ask",
+    ),
+    Benchmark(
+        "suspended",
+        "resident memory of the whole process with 2,000 runs that wait for a model",
+        "MB",
+        300,
+        2_000,
+        "suspended:suspended",
+    ),
+    Benchmark(
+        "brain-search-1k",
+        "brain.search among 1,000 memories",
+        "ms",
+        1,
+        1_000,
+        "brains:search",
+    ),
+    Benchmark(
+        "brain-search-100k",
+        "brain.search among 100,000 memories",
+        "ms",
+        15,
+        100_000,
+        "brains:search",
+    ),
+)
+
+
+def chosen(names: Sequence[str]) -> tuple[Benchmark, ...]:
+    """The benchmarks of these names in the order of the report; all of them without names.
+
+    Raises `BadInput` for an unknown name.
+    """
+    known = {benchmark.name: benchmark for benchmark in BENCHMARKS}
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else "loket bench --list"
+            raise BadInput("bench.unknown", f"there is no benchmark {name!r}", hint)
+    return tuple(benchmark for benchmark in BENCHMARKS if not names or benchmark.name in names)
+
+
+def measure(benchmark: Benchmark, place: Place, n: int | None = None) -> Row:
+    """Measure one benchmark, with the size `n` or its own. Raises `Failed` where what is measured does not work."""
+    taken = benchmark.take(place, n if n is not None else benchmark.n)
+    found = figures(taken.samples, rate=benchmark.rate)
+    p50, p99, samples = found["p50"], found["p99"], found["n"]
+    return Row(
+        name=benchmark.name,
+        unit=benchmark.unit,
+        p50=p50,
+        p99=p99,
+        n=taken.n if taken.n is not None else samples,
+        target=benchmark.target,
+        command=f"loket bench {benchmark.name}",
+        met=p50 >= benchmark.target if benchmark.rate else p50 <= benchmark.target,
+        peers=tuple(peer.as_dict() for peer in taken.peers),
+    )

@@ -1,0 +1,250 @@
+"""Tests of the layout: who may import whom, each with its reason (the table is also in `docs/architecture.md`)."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import loket.contracts
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "loket"
+
+
+class Rule(NamedTuple):
+    """What one part of Loket may import beyond the standard library and itself."""
+
+    reason: str
+    parts: frozenset[str] = frozenset()
+    libraries: frozenset[str] = frozenset()
+    typing_only: frozenset[str] = frozenset()
+    """Libraries that are named in annotations and never imported at run time."""
+
+
+def _rule(reason: str, parts: str = "", libraries: str = "", typing_only: str = "") -> Rule:
+    return Rule(reason, frozenset(parts.split()), frozenset(libraries.split()), frozenset(typing_only.split()))
+
+
+RULES = {
+    "__init__": _rule("the version alone, so that `import loket` costs nothing"),
+    "contracts": _rule(
+        "everyone rests on it, so it rests on nothing; one annotation says what an agent's connection is",
+        typing_only="apsw",
+    ),
+    "kernel": _rule("promises are kept by code that can be read in one sitting, without any library", "contracts"),
+    "policy": _rule("a pure function: request and facts in, decision out", "contracts"),
+    "sandbox": _rule("the one place where the engine can be exchanged", "contracts", "wasmtime"),
+    "store": _rule("the one place where files of databases are opened", "contracts", "apsw"),
+    "providers": _rule(
+        "a family of capabilities is a file of its own that reaches neither the kernel nor another family; its library"
+        " is in `FAMILIES`",
+        "contracts",
+        "apsw openai httpx2 xllamacpp",
+    ),
+    "packages": _rule(
+        "reading a package runs nothing of it; a manifest's JSON Schemas are checked where they are read",
+        "contracts",
+        "jsonschema_rs",
+    ),
+    "gateway": _rule("the only door in: it knows operations by name", "contracts kernel policy", "starlette uvicorn"),
+    "testing": _rule(
+        "fakes and suites for whoever writes a provider; the disk that loses power is a VFS of SQLite",
+        "contracts kernel",
+        "apsw",
+    ),
+    "cli": _rule(
+        "words and tables around operations; nothing is decided here",
+        "__init__ contracts app operations home config packages bench evaluation",
+        "typer rich",
+    ),
+    "home": _rule("paths and the lock, needed before anything else is there", "contracts"),
+    "config": _rule("settings are decoded into types once, at the edge", "contracts home"),
+    "schemas": _rule("how the counter checks JSON by a schema, in one place", "contracts", "jsonschema_rs"),
+    "app": _rule(
+        "the composition root: the one file that knows everyone",
+        "contracts config home kernel packages policy providers sandbox schemas store",
+    ),
+    "models": _rule(
+        "choosing models is settings, discovery and the running provider together",
+        "app config contracts home providers",
+        "tomlkit",
+    ),
+    "operations": _rule("what an owner can do, for every door", "__init__ app contracts models packages"),
+    "documents": _rule("documents that are derived from code", "config contracts"),
+    "evaluation": _rule("measures the brain as it is, without a kernel around it", "contracts providers store"),
+    "bench": _rule(
+        "measures every part as it is",
+        "__init__ app config contracts home kernel operations packages policy providers sandbox schemas store testing",
+    ),
+}
+
+FAMILIES = {
+    "brain": _rule("memory is SQLite with full-text search, on a connection that the store owns", libraries="apsw"),
+    "kv": _rule("values live beside the brain, on the same connection", libraries="apsw"),
+    "llm": _rule(
+        "endpoints through the client (and the errors of its transport), the embedded model in a worker",
+        libraries="openai httpx2 xllamacpp",
+    ),
+    "vault": _rule("secrets are a file"),
+}
+"""The files of `providers`, by the beginning of their names: families never import each other."""
+
+EAGER = frozenset({"__init__", "contracts", "cli", "home"})
+"""What a command may import before it knows what it has to do: `loket --help` must not wait for an engine."""
+
+
+class Import(NamedTuple):
+    """One import statement: the file, the module it names, and whether it happens at import, later, or never."""
+
+    file: Path
+    line: int
+    name: str
+    when: str
+    """`early`, `late` (inside a function) or `typing` (under `if TYPE_CHECKING`)."""
+
+    @property
+    def part(self) -> str:
+        """The part of Loket that the file belongs to."""
+        return _part_of(self.file.relative_to(SOURCE))
+
+    @property
+    def target(self) -> str | None:
+        """The part of Loket that is imported, if it is one."""
+        words = self.name.split(".")
+        if words[0] != "loket":
+            return None
+        return words[1] if len(words) > 1 and _exists(words[1]) else "__init__"
+
+    @property
+    def library(self) -> str | None:
+        """The library that is imported, if it is one."""
+        top = self.name.partition(".")[0]
+        return None if top == "loket" or top in sys.stdlib_module_names else top
+
+    def __str__(self) -> str:
+        return f"{self.file.relative_to(ROOT)}:{self.line} imports {self.name} ({self.when})"
+
+
+def _part_of(path: Path) -> str:
+    return path.parts[0] if len(path.parts) > 1 else path.stem
+
+
+def _exists(part: str) -> bool:
+    return (SOURCE / part).is_dir() or (SOURCE / f"{part}.py").is_file()
+
+
+def _imports(file: Path) -> Iterator[Import]:
+    """All imports of a file, those inside functions and those made by name (`import_module("loket.x")`) included."""
+
+    def visit(node: ast.AST, when: str) -> Iterator[Import]:
+        for name in _named(node):
+            yield Import(file, node.lineno, name, when)  # type: ignore[attr-defined] - statements have a line
+        inner = when
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and when == "early":
+            inner = "late"
+        for child in ast.iter_child_nodes(node):
+            typing = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and child in node.body
+            yield from visit(child, "typing" if typing else inner)
+
+    yield from visit(ast.parse(file.read_text(encoding="utf-8"), str(file)), "early")
+
+
+def _named(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        assert not node.level, f"relative import of {node.module}: write it in full"
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    elif isinstance(node, ast.Call) and any("import_module" in ast.unparse(part) for part in (node.func, *node.args)):
+        yield from (part.value for part in node.args if isinstance(part, ast.Constant) and isinstance(part.value, str))
+
+
+FILES = sorted(path for path in SOURCE.rglob("*.py") if "_prebuilt" not in path.parts)
+IMPORTS = [found for file in FILES for found in _imports(file)]
+
+
+def test_every_part_has_its_rule_and_its_reason() -> None:
+    """A new folder or file below `src/loket` needs a line in the table; a line without its part is taken out."""
+    parts = {_part_of(file.relative_to(SOURCE)) for file in FILES}
+    assert parts <= RULES.keys()
+    assert RULES.keys() - parts <= {"bench"}
+    assert all(rule.reason for rule in (*RULES.values(), *FAMILIES.values()))
+
+
+@pytest.mark.parametrize("part", sorted(RULES))
+def test_a_part_imports_what_its_rule_allows(part: str) -> None:
+    """Lazy imports and annotations count as imports."""
+    rule = RULES[part]
+    wrong = [
+        str(found)
+        for found in IMPORTS
+        if found.part == part
+        and (
+            (found.target not in (None, part) and found.target not in rule.parts)
+            or (found.library is not None and not _library_allowed(found, rule))
+        )
+    ]
+    assert not wrong, f"{part} may import {sorted(rule.parts | rule.libraries) or 'nothing'}, because {rule.reason}"
+
+
+def _library_allowed(found: Import, rule: Rule) -> bool:
+    return found.library in rule.libraries or (found.when == "typing" and found.library in rule.typing_only)
+
+
+def test_only_the_sandbox_imports_the_engine() -> None:
+    """A module's border is written once."""
+    assert {found.part for found in IMPORTS if found.library == "wasmtime"} == {"sandbox"}
+
+
+def test_families_of_providers_know_neither_each_other_nor_each_others_libraries() -> None:
+    """A family may use its own files and its own library; what two need goes through the contracts."""
+    for found in (one for one in IMPORTS if one.part == "providers" and one.file.stem != "__init__"):
+        family = _family(found.file.stem)
+        if found.target == "providers":
+            assert _family(found.name.split(".")[2]) == family, str(found)
+        elif found.library is not None:
+            assert found.library in FAMILIES[family].libraries, str(found)
+
+
+def _family(stem: str) -> str:
+    family = stem.partition("_")[0]
+    assert family in FAMILIES, f"providers/{stem}.py belongs to no family of FAMILIES"
+    return family
+
+
+def test_a_command_imports_what_is_slow_only_when_it_needs_it() -> None:
+    """At its start the command line imports contracts, home and itself: everything else is inside functions."""
+    early = [found for found in IMPORTS if found.part == "cli" and found.when == "early"]
+    assert not [str(found) for found in early if found.target not in EAGER and found.target is not None]
+    assert {found.library for found in early} <= {None, "typer"}
+
+
+def test_the_contracts_are_imported_by_their_public_face() -> None:
+    """Outside of it nobody imports a private file of `contracts`; the catalogue is public, and is data."""
+    private = {file.stem for file in (SOURCE / "contracts").glob("*.py")} - {"__init__", "catalogue"}
+    inside = [found for found in IMPORTS if found.target == "contracts" and found.part != "contracts"]
+    assert not [str(found) for found in inside if set(found.name.split(".")[2:3]) & private]
+
+
+def test_the_public_face_of_the_contracts_agrees_with_its_private_files() -> None:
+    """`__all__` lists every public name that the private files define, once, and nothing else."""
+    defined: list[str] = []
+    for file in sorted((SOURCE / "contracts").glob("*.py")):
+        if file.stem not in ("__init__", "catalogue"):
+            defined += _public_names(ast.parse(file.read_text(encoding="utf-8")))
+    assert sorted(defined) == sorted(loket.contracts.__all__)
+    assert not [name for name in loket.contracts.__all__ if not hasattr(loket.contracts, name)]
+
+
+def _public_names(tree: ast.Module) -> Iterator[str]:
+    for node in tree.body:
+        names: list[str] = []
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            names = [node.name]
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = [target.id for target in targets if isinstance(target, ast.Name)]
+        yield from (name for name in names if not name.startswith("_"))
