@@ -145,7 +145,7 @@ class Rig:
         """A live run of a module that calls the counter itself."""
         principal = Principal("agent", "tester")
         request = RunRequest(name, name, "tester", principal, module, "c", "go", {}, ("owner",), 0.0)
-        return RunState(request, self.tokens.mint(name, principal, 3600), b"s" * 32, ("owner",))
+        return RunState(request, "{}", self.tokens.mint(name, principal, 3600), b"s" * 32, ("owner",))
 
     def rows(self, run: str = "r1") -> list[Any]:
         return list(self.journal.rows(run))

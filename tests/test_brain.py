@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loket.contracts import BadInput, Call, Damaged, Principal, Refusal
+from loket.contracts import Call, Damaged, Principal, Refusal
 from loket.contracts.catalogue import BY_ID
 from loket.providers.brain import BrainProvider
 from loket.providers.brain_owner import check, export, history
@@ -327,7 +327,7 @@ def test_check_survives_pages_that_were_overwritten(tmp_path: Path) -> None:
 
 
 def test_history_and_export_are_for_people(brain: Brain) -> None:
-    """A history is the whole chain from any of its memories; an unknown id names the field."""
+    """A history is the whole chain from any of its memories; an unknown id is a refusal."""
     first = brain.fact("Ana", "city", "Utrecht")
     second = brain.fact("Ana", "city", "Ghent")
     third = brain("correct", id=second, text="Lyon")["id"]
@@ -337,8 +337,20 @@ def test_history_and_export_are_for_people(brain: Brain) -> None:
             assert [memory["text"] for memory in history(connection, each)] == ["Utrecht", "Ghent", "Lyon"]
         assert [row["id"] for row in export(connection)] == [1, 2, 3, 4]
         assert json.loads(json.dumps(list(export(connection))))[0]["replaced_by"] == second
-        with pytest.raises(BadInput, match="id"):
-            history(connection, 99)
+        assert history(connection, 99) == []
+    assert [memory["text"] for memory in brain("history", id=third)["memories"]] == ["Utrecht", "Ghent", "Lyon"]
+    with pytest.raises(Refusal, match="no memory 99"):
+        brain("history", id=99)
+
+
+def test_an_export_comes_in_pages(brain: Brain) -> None:
+    """Pages of an export follow each other without a gap, and the last one is empty; a damaged row is marked."""
+    brain("add", items=[{"text": f"memory {number}"} for number in range(1, 8)])
+    with brain.store.open("main") as connection:
+        connection.execute("UPDATE memory SET text = 'changed' WHERE id = 4")
+    pages = [brain("export", after=after, limit=3)["memories"] for after in (0, 3, 6, 7)]
+    assert [[memory["id"] for memory in page] for page in pages] == [[1, 2, 3], [4, 5, 6], [7], []]
+    assert [memory["id"] for memory in brain("export")["memories"] if memory["damaged"]] == [4]
 
 
 def test_two_live_facts_of_one_kind_cannot_be_written(brain: Brain) -> None:

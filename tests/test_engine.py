@@ -495,3 +495,78 @@ def test_a_failed_call_reaches_the_module_as_a_value(tmp_path: Path) -> None:
         rig.close()
 
     asyncio.run(main())
+
+
+def test_what_was_accepted_or_answered_survives_a_loss_of_power(tmp_path: Path) -> None:
+    """Twelve power cuts in the middle of work: accepted messages are answered once, released answers stay the same."""
+    from loket.testing.disk import PowerLoss
+
+    def body(call: Any, args: dict[str, Any]) -> Any:
+        call("kv.set", key=f"k{args['n']}", value=args["n"])
+        call("gate.wait")
+        return {"text": f"answer to {args['n']}", "at": call("clock.now")["seconds"]}
+
+    async def wait(_call: Call) -> Answer:
+        await asyncio.sleep(0.004)
+        return Answer({})
+
+    def rig_on(home: Path, vfs: str | None) -> EngineRig:
+        gate = Handlers(gate__wait=wait)
+        more = (Gate.declared,)
+        return EngineRig(home, gate, Values().provider(), scripts={"a": Script(body)}, more=more, vfs=vfs)
+
+    disk = PowerLoss("power-engine")
+    home = tmp_path / "home"
+    home.mkdir()
+    promises: list[tuple[Path, list[str], dict[str, Any]]] = []
+
+    async def work() -> None:
+        from dataclasses import replace
+
+        rig = rig_on(home, disk.name)
+        template = rig.request("a", "t")
+        accepted: list[str] = []
+        released: dict[str, Any] = {}
+
+        async def release(run: str) -> None:
+            released[run] = (await rig.engine.result(run)).answer
+
+        waiting = []
+        for number in range(60):
+            run = f"m{number}"
+            request = replace(template, id=run, root=run, conversation=f"c{number % 7}", args={"n": number})
+            await rig.engine.submit(request)
+            accepted.append(run)
+            waiting.append(asyncio.create_task(release(run)))
+            if number % 5 == 4:
+                after = tmp_path / f"after{number}"
+                kept = (list(accepted), dict(released))
+                await asyncio.to_thread(disk.crash, home, after, number)
+                promises.append((after, *kept))
+        await asyncio.gather(*waiting)
+        await rig.engine.close()
+        rig.close()
+
+    async def check(after: Path, accepted: list[str], released: dict[str, Any]) -> None:
+        rig = rig_on(after, None)
+        rig.engine.resume(rig.database.unfinished())
+        await until(lambda: not rig.engine.unfinished())
+        for run in accepted:
+            found = rig.database.run(run)
+            assert found is not None
+            assert found["answer"]["text"] == f"answer to {run[1:]}"
+            assert sum(row.kind.value == "end" for row in rig.rows(run)) == 1
+        for run, answer in released.items():
+            found = rig.database.run(run)
+            assert found is not None
+            assert found["answer"] == answer
+        verdicts, faults = await asyncio.to_thread(rig.replayer.verify, accepted)
+        assert all(verdict.ok for verdict in verdicts)
+        assert faults == []
+        await rig.engine.close()
+        rig.close()
+
+    asyncio.run(work())
+    assert len(promises) == 12
+    for promise in promises:
+        asyncio.run(check(*promise))

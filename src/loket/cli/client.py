@@ -5,6 +5,7 @@ import contextlib
 import http.client
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,9 +47,17 @@ def perform(name: str, on_event: OnEvent | None = None, /, **args: Any) -> Any:
             return _local(where, name, given, on_event)
 
 
+def tell_first_start(where: Home) -> None:
+    """Say on stderr why the first start takes longer."""
+    if not any(where.cache.glob("*.cwasm")):
+        sys.stderr.write("First start: compiling the agent's module for this machine, about ten seconds ...\n")
+
+
 def _local(where: Home, name: str, args: dict[str, Any], on_event: OnEvent | None) -> Any:
     from loket.app import running
     from loket.operations import Operations
+
+    tell_first_start(where)
 
     async def work() -> Any:
         async with running(where) as system:

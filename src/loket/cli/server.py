@@ -63,6 +63,7 @@ async def _serve(home: Home, port: int) -> None:
     with _listen(port) as listener:
         port = listener.getsockname()[1]
         show.say(f"Loket starts on http://127.0.0.1:{port} (home {home.root}) ...")
+        client.tell_first_start(home)
         async with running(home) as system:
             gateway = Gateway(Operations(system).perform, home.secret(home.token), lambda: True)
             server = make_server(gateway, port)
@@ -70,13 +71,23 @@ async def _serve(home: Home, port: int) -> None:
             for name in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(name, setattr, server, "should_exit", True)
             write_private(home.server, json.dumps({"port": port, "pid": os.getpid()}).encode())
+            warming = asyncio.create_task(_warm(system))
             try:
                 show.say(f'Loket is ready: http://127.0.0.1:{port}\n  try: loket ask main "Hello"   (stop: Ctrl-C)')
                 await server.serve(sockets=[listener])
             finally:
                 home.server.unlink(missing_ok=True)
+                warming.cancel()
                 await system.engine.drain()
     show.say("Loket has stopped.")
+
+
+async def _warm(system: Any) -> None:
+    """Load the model while nobody waits; a model that fails says so when it is asked."""
+    warm = getattr(system.llm, "warm", None)
+    if warm is not None:
+        with contextlib.suppress(LoketError):
+            await warm()
 
 
 class _Printer:

@@ -209,7 +209,7 @@ class Engine:
     def _begin(self, request: RunRequest, seed: bytes) -> _Active:
         loop = asyncio.get_running_loop()
         token = self._tokens.mint(request.id, request.principal, _TOKEN_LIFETIME_S)
-        run = RunState(request, token, seed, request.labels)
+        run = RunState(request, canonical(request.args), token, seed, request.labels)
         active = _Active(run, loop.create_future())
         run.emit = lambda kind, event: self._emit(loop, active, kind, event)
         self._active[request.id] = active
@@ -248,7 +248,7 @@ class Engine:
             "limits": asdict(module.limits) if module else None,
             "labels": request.labels,
         }
-        value = canonical({"args": request.args, "seed": run.seed.hex()})
+        value = f'{{"args":{run.args},"seed":"{run.seed.hex()}"}}'
         started = self._records.run_started(request, message)
         seq = self._journal.append(request.id, 0, RowKind.START, meta, value, (started,))
         self._journal.sync(seq)
@@ -336,12 +336,12 @@ class Engine:
                 )
             )
         guest = self._load(module)
-        return guest.run(_Host(self._counter, run), run.request.operation, canonical(run.request.args), module.limits)
+        return guest.run(_Host(self._counter, run), run.request.operation, run.args, module.limits)
 
     def _direct(self, run: RunState) -> Segment:
         """A call that a person makes: the operation is the capability."""
         try:
-            return Segment(answer=self._counter.call(run, run.request.operation, canonical(run.request.args)))
+            return Segment(answer=self._counter.call(run, run.request.operation, run.args))
         except Suspended:
             return Segment(suspended=True)
         except (Refusal, Failed) as error:

@@ -79,7 +79,16 @@ class Replayer:
             return Verdict(run, 0, f"its rows cannot be read: {error}")
         if end is None:
             return Verdict(run, len(history), "it is not finished")
-        state = RunState(request, _NO_TOKEN, seed, request.labels, history=history, end=end, replay_only=True)
+        state = RunState(
+            request,
+            canonical(request.args),
+            _NO_TOKEN,
+            seed,
+            request.labels,
+            history=history,
+            end=end,
+            replay_only=True,
+        )
         state.open = opened
         return self._compare(state, json.loads(rows[-1].value))
 
@@ -95,11 +104,10 @@ class Replayer:
 
     def _again(self, state: RunState, host: _ReplayHost) -> Segment:
         request = state.request
-        args = canonical(request.args)
         if request.module is not None:
-            return self._load(request.module).run(host, request.operation, args, request.module.limits)
+            return self._load(request.module).run(host, request.operation, state.args, request.module.limits)
         try:
-            return Segment(answer=host(request.operation, args))
+            return Segment(answer=host(request.operation, state.args))
         except LoketError as error:
             return Segment(refusal=error)
 

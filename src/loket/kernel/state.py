@@ -108,6 +108,8 @@ class RunState:
     """One unfinished (or replayed) run. Used by one thread at a time: its segment's or the event loop's."""
 
     request: RunRequest
+    args: str
+    """The request's arguments as canonical JSON."""
     token: Token
     seed: bytes
     exposed: Labels

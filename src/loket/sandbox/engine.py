@@ -75,13 +75,19 @@ class WasmSandbox:
         self._ticker = _Ticker(self._engine)
         self._guests: dict[str, WasmGuest] = {}
         self._lock = threading.Lock()
+        self._loading: dict[str, threading.Lock] = {}
 
     def load(self, wasm: Path, digest: str) -> Guest:
         """Load a module whose bytes have this SHA-256 (hex). Compiling a new one takes seconds.
 
         Raises `Damaged` where the bytes do not match, `BadInput` where they are no module of the contract.
         """
+        guest = self._guests.get(digest)
+        if guest is not None:
+            return guest
         with self._lock:
+            loading = self._loading.setdefault(digest, threading.Lock())
+        with loading:  # one compiles, and nobody else waits for it who does not need it
             if digest not in self._guests:
                 self._guests[digest] = WasmGuest(self._component(wasm, digest), digest, self)
             return self._guests[digest]
@@ -95,8 +101,7 @@ class WasmSandbox:
 
     def forget(self, digest: str) -> None:
         """Drop a loaded module; runs in flight keep theirs."""
-        with self._lock:
-            self._guests.pop(digest, None)
+        self._guests.pop(digest, None)
 
     def close(self) -> None:
         self._ticker.close()
