@@ -370,7 +370,7 @@ def test_a_revoked_module_is_replayed_but_not_resumed(tmp_path: Path) -> None:
         rig = EngineRig(tmp_path, gate.provider(), values.provider(), scripts={"a": script}, more=(gate.declared,))
         await rig.ask("a", "done")
         await rig.engine.submit(rig.request("a", "open", args={"wait": True}))
-        await until(lambda: gate.entered == 1)
+        await until(lambda: rig.engine.unfinished()["open"].status is RunStatus.WAITING)
         result = asyncio.create_task(rig.engine.result("open"))
         await asyncio.sleep(0)
         from kit import DIGEST

@@ -29,7 +29,7 @@ def _rule(reason: str, parts: str = "", libraries: str = "", typing_only: str = 
 
 
 RULES = {
-    "__init__": _rule("the version alone, so that `import loket` costs nothing"),
+    "__init__": _rule("the version alone, so that its import costs nothing"),
     "contracts": _rule(
         "everyone rests on it, so it rests on nothing; one annotation says what an agent's connection is",
         typing_only="apsw",
@@ -39,8 +39,7 @@ RULES = {
     "sandbox": _rule("the one place where the engine can be exchanged", "contracts", "wasmtime"),
     "store": _rule("the one place where files of databases are opened", "contracts", "apsw"),
     "providers": _rule(
-        "a family of capabilities is a file of its own that reaches neither the kernel nor another family; its library"
-        " is in `FAMILIES`",
+        "a family of capabilities is a file of its own that reaches neither the kernel nor another family",
         "contracts",
         "apsw openai httpx2 xllamacpp",
     ),
@@ -76,8 +75,10 @@ RULES = {
     "documents": _rule("documents that are derived from code", "config contracts"),
     "evaluation": _rule("measures the brain as it is, without a kernel around it", "contracts providers store"),
     "bench": _rule(
-        "measures every part as it is",
-        "__init__ app config contracts home kernel operations packages policy providers sandbox schemas store testing",
+        "measures every part as it is, and plain SQLite beside it",
+        "__init__ app config contracts gateway home kernel operations packages policy providers sandbox schemas store"
+        " testing",
+        "apsw",
     ),
 }
 
@@ -94,6 +95,18 @@ FAMILIES = {
 
 EAGER = frozenset({"__init__", "contracts", "cli", "home"})
 """What a command may import before it knows what it has to do: `loket --help` must not wait for an engine."""
+
+
+def table() -> str:
+    """The rules as `docs/architecture.md` shows them."""
+    rows = [f"| `{part}` | {_listed(rule)} | {rule.reason} |" for part, rule in RULES.items() if part != "__init__"]
+    return "\n".join(["| part | may import | because |", "|---|---|---|", *rows])
+
+
+def _listed(rule: Rule) -> str:
+    names = [*sorted(rule.parts - {"__init__"}), *(f"`{name}`" for name in sorted(rule.libraries))]
+    names += [f"`{name}` (annotations)" for name in sorted(rule.typing_only)]
+    return ", ".join(names) or "nothing"
 
 
 class Import(NamedTuple):
@@ -192,6 +205,11 @@ def test_a_part_imports_what_its_rule_allows(part: str) -> None:
 
 def _library_allowed(found: Import, rule: Rule) -> bool:
     return found.library in rule.libraries or (found.when == "typing" and found.library in rule.typing_only)
+
+
+def test_the_rules_stand_in_the_documents() -> None:
+    """Whoever reads the architecture reads the rules that are tested."""
+    assert table() in (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 
 def test_only_the_sandbox_imports_the_engine() -> None:

@@ -508,9 +508,7 @@ def _crashed(pending: Pending, error: Exception) -> Failed:
 
 
 def _pieces(run: RunState, attempt: int) -> Callable[[str], None]:
-    """Hands provisional pieces of an answer to whoever watches the run, numbered by attempt; a withdrawal starts the
-    next attempt.
-    """
+    """Hands provisional pieces of an answer to whoever watches, numbered by attempt; a withdrawal starts the next."""
     number = attempt
 
     def emit(piece: str) -> None:

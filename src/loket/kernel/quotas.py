@@ -40,8 +40,9 @@ class Reservation:
 
 @dataclass(slots=True)
 class Quotas:
-    """Per run (by its limits), per agent and per owner (by day). `today` names the day, `loaded` says what a day's
-    journal already shows for an agent (None: all agents).
+    """Bounds per run (by its limits), per agent and per owner (by day).
+
+    `today` names the day, `loaded` says what a day's journal already shows for an agent (None: all agents).
     """
 
     today: Callable[[], str]

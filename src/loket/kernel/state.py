@@ -6,6 +6,7 @@ A run is its journal: everything here is either in the journal's rows or follows
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,8 +68,9 @@ class Sides:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """One call as the journal has it. `answer` is canonical JSON; `error` as in `LoketError.as_dict`; neither for an
-    intent whose outcome is not known.
+    """One call as the journal has it.
+
+    `answer` is canonical JSON; `error` as in `LoketError.as_dict`; neither for an intent whose outcome is not known.
     """
 
     ordinal: int
@@ -122,6 +124,8 @@ class RunState:
     """The end row, in a replay only."""
     replay_only: bool = False
     pending: Pending | None = None
+    finishing: "Future[None] | None" = None
+    """The pending call's performance, where it was begun while the instance was still there."""
     stopped: LoketError | None = None
     emit: Callable[[str, dict[str, Any]], None] = lambda _kind, _event: None
     sides: Sides = field(default_factory=Sides)

@@ -105,9 +105,9 @@ def match_any(words: Iterable[str]) -> str:
 
 
 def match_selected(rare: Sequence[str], common: Sequence[str]) -> str:
-    """An FTS5 expression for rows with a rare word, or with two of the common ones."""
+    """An FTS5 expression for rows with a rare word, or with two of the common ones; empty where no row can be."""
     pairs = [f'("{one}" AND "{other}")' for one, other in combinations(common, 2)]
-    return " OR ".join([match_any(rare), *pairs])
+    return " OR ".join([*([match_any(rare)] if rare else []), *pairs])
 
 
 def asks_when(question: str) -> bool:

@@ -6,12 +6,16 @@ LoCoMo, each one measured with those chosen on the other four; all of them lie o
 
 In a large brain, bm25 of every row that has one frequent word would take most of the time (the matching itself is
 ten times quicker). There, rows are scored where they hold one of the question's rarer words or two of the frequent
-ones, with all words counted; measured at 100,000 rows, the first ten are the same.
+ones, with all words counted. Measured: at 100,000 rows, 99 % of the first ten are the same, in a third of the time; on
+LoCoMo's five conversations in one brain, recall is the same where 10 % of the rows may be scored for single words, and
+0.7 points lower where 3 % may.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import apsw
@@ -113,21 +117,22 @@ def _candidates(
     connection: apsw.Connection, terms: Sequence[str], known: frozenset[str], wanted: Filter, limit: int
 ) -> list[_Candidate]:
     """The rows with the best bm25, enough of them for the limit where there are enough."""
-    match, selected = query.match_any(terms), None
+    match, depth = query.match_any(terms), max(CANDIDATES, 2 * limit)
     if not wanted.condition and _size(connection) > SCORED:
-        selected = _selection(connection, [term for term in terms if term not in known])
-    depth = max(CANDIDATES, 2 * limit)
+        for selected in _selections(connection, [term for term in terms if term not in known]):
+            found = _believed(_best(connection, match, selected, wanted, depth), wanted)
+            if len(found) >= max(limit, CANDIDATES // 2):
+                return found
     while True:
-        rows = _best(connection, match, selected, wanted, depth)
-        found = rows if wanted.past else [row for row in rows if not row.past]
-        if len(found) >= limit:
+        rows = _best(connection, match, None, wanted, depth)
+        found = _believed(rows, wanted)
+        if len(found) >= limit or len(rows) < depth:
             return found
-        if len(rows) >= depth:
-            depth *= 8
-        elif selected:
-            selected = None
-        else:
-            return found
+        depth *= 8
+
+
+def _believed(rows: list[_Candidate], wanted: Filter) -> list[_Candidate]:
+    return rows if wanted.past else [row for row in rows if not row.past]
 
 
 def _best(
@@ -146,25 +151,23 @@ def _best(
     return [_Candidate._make(row) for row in connection.execute(sql, bound)]
 
 
-def _selection(connection: apsw.Connection, words: Sequence[str]) -> str | None:
-    """Which rows of a large brain are worth scoring, as an FTS5 expression over a question's words that are no names.
+def _selections(connection: apsw.Connection, words: Sequence[str]) -> Iterator[str]:
+    """Which rows of a large brain are worth scoring, as FTS5 expressions over a question's words that are no names.
 
-    None where that is all of them. Names are scored, but select no rows: a speaker's is in every row of his.
+    Narrow ones first; the next one, and in the end all rows, where too few were found. Names are scored, but select no
+    rows: a speaker's is in every row of his.
     """
-    if not words:
-        return None
-    if _rows(connection, query.match_any(words)) <= SCORED:
-        return query.match_any(words)
-    counted = sorted((_rows(connection, query.match_any([word])), word) for word in words)
-    rare = [counted[0][1]]
-    total = counted[0][0]
-    for count, word in counted[1:]:
-        total += count
-        if total > SCORED:
-            break
-        rare.append(word)
-    frequent = [word for _, word in counted[len(rare) :]]
-    return query.match_selected(rare, frequent[:PAIRED])
+    if words and _rows(connection, query.match_any(words)) <= SCORED:
+        yield query.match_any(words)
+        return
+    counted = sorted(((_rows(connection, query.match_any([word])), word) for word in words), key=itemgetter(0))
+    totals = accumulate(count for count, _ in counted)
+    rare = [word for total, (_, word) in zip(totals, counted, strict=True) if total <= SCORED]
+    frequent = [word for _, word in counted[len(rare) : len(rare) + PAIRED]]
+    if selected := query.match_selected(rare, frequent):
+        yield selected
+    if frequent and not rare:
+        yield query.match_any(frequent[:1])
 
 
 def _size(connection: apsw.Connection) -> int:
