@@ -1,12 +1,11 @@
 """The command line as a person uses it: without a server, on a home of its own."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from live import loket, prepare
 
+from live import loket, prepare
 from loket.testing.model_server import ModelServer, Reply, Request
 
 

@@ -367,3 +367,39 @@ def test_grants_survive_in_the_database_and_every_decision_is_on_a_row(tmp_path:
         "grant.revoke",
     ]
     again.close()
+
+
+def test_money_has_a_bound_per_run(tmp_path: Path) -> None:
+    """A run that spent its money is refused the next model call."""
+    rig = Rig(tmp_path, llm(10))
+    run = rig.run(rig.module("tester", "llm.complete", limits=Limits(money=0.2)))
+    asyncio.run(complete(rig, run))
+    assert refused(rig, run, "llm.complete", ASK_MODEL).code == "quota.money"
+    rig.close()
+
+
+def test_a_grant_can_be_narrowed_and_an_unknown_narrowing_is_a_refusal(rig: Rig) -> None:
+    """A constraint holds at every call; one that nobody enforces allows nothing."""
+    run = rig.run(rig.module("tester"))
+    rig.grants.allow(Grant("local", "tester", "kv.get", {"prefixes": ["visit/", "day/"]}, "owner", 0.0))
+    rig.counter.call(run, "kv.get", '{"key":"day/1"}')
+    assert refused(rig, run, "kv.get", '{"key":"secret"}').code == "grant.constraint"
+    rig.grants.allow(Grant("local", "tester", "kv.get", {"hosts": ["example.org"]}, "owner", 0.0))
+    assert refused(rig, run, "kv.get", '{"key":"day/1"}').code == "grant.constraint"
+
+
+@pytest.mark.parametrize("constraints", [{"hosts": ["a"]}, {"prefixes": "a"}, {"prefixes": []}, {"prefixes": [1]}])
+def test_a_constraint_that_means_nothing_cannot_be_granted(constraints: dict[str, Any]) -> None:
+    """The owner hears at once that a constraint is unknown or malformed."""
+    from loket.contracts import BadInput
+    from loket.contracts.catalogue import BY_ID
+    from loket.kernel.constraints import check_constraints
+
+    with pytest.raises(BadInput):
+        check_constraints(BY_ID["kv.get"], constraints)
+
+
+def test_sizes_are_bytes(rig: Rig) -> None:
+    """Characters of several bytes count as the bytes that they take."""
+    run = rig.run(rig.module("tester", "kv.set"))
+    assert refused(rig, run, "kv.set", '{"key":"a","value":"' + "☃" * (100 << 10) + '"}').code == "limit.args"

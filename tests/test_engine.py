@@ -12,8 +12,8 @@ from typing import Any
 
 import apsw
 import pytest
-from kit import EngineRig, Handlers, Script, Values, capability
 
+from kit import EngineRig, Handlers, Script, Values, capability
 from loket.contracts import Answer, Call, Effect, Failed, Limits, OnUncertain, Refusal, RunStatus
 
 
@@ -42,7 +42,7 @@ class Gate:
 
 
 async def until(condition: Any) -> None:
-    while not condition():
+    while not condition():  # noqa: ASYNC110 - the condition is the engine's state, which has no event
         await asyncio.sleep(0.002)
 
 
@@ -131,7 +131,9 @@ def test_a_waiting_run_holds_neither_thread_nor_instance_nor_agent(tmp_path: Pat
         await until(lambda: gate.entered == 300)
         assert (await rig.ask("a", "quick")).answer == {"text": "at once"}
         gate.open.set()
-        endings = [await rig.engine.result(f"w{number}") for number in range(300) if f"w{number}" in rig.engine.unfinished()]
+        endings = [
+            await rig.engine.result(f"w{number}") for number in range(300) if f"w{number}" in rig.engine.unfinished()
+        ]
         assert all(ending.status is RunStatus.DONE for ending in endings)
         await until(lambda: not rig.engine.unfinished())
         assert script.segments == 601
@@ -418,7 +420,8 @@ from test_engine import Allow
 more = (capability("world.change", Effect.MODIFY, on_uncertain=OnUncertain.DEDUPE), capability("gate.wait", waits=True))
 
 async def main():
-    rig = EngineRig(home, Handlers(world__change=change, gate__wait=wait), scripts={"a": Script(body)}, more=more, policy=Allow())
+    provider = Handlers(world__change=change, gate__wait=wait)
+    rig = EngineRig(home, provider, scripts={"a": Script(body)}, more=more, policy=Allow())
     rig.engine.resume(rig.database.unfinished())
     print("up", flush=True)
     first = int(sys.argv[3])
@@ -464,7 +467,9 @@ def test_every_accepted_message_is_answered_exactly_once_through_kill_9(tmp_path
     connection = apsw.Connection(str(tmp_path / "kernel.db"))
     ends = dict(connection.execute("SELECT run, count(*) FROM journal WHERE kind = 'end' GROUP BY run"))
     answers = dict(connection.execute("SELECT id, answer FROM runs"))
+    errors = list(connection.execute("SELECT id, error FROM runs WHERE error IS NOT NULL"))
     connection.close()
+    assert errors == []
     assert len(set(accepted)) >= 160
     for run in accepted:
         assert ends[run] == 1
@@ -497,7 +502,7 @@ def test_a_failed_call_reaches_the_module_as_a_value(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_what_was_accepted_or_answered_survives_a_loss_of_power(tmp_path: Path) -> None:
+def test_what_was_accepted_or_answered_survives_a_loss_of_power(tmp_path: Path) -> None:  # noqa: C901, PLR0915 - one story
     """Twelve power cuts in the middle of work: accepted messages are answered once, released answers stay the same."""
     from loket.testing.disk import PowerLoss
 
@@ -570,3 +575,50 @@ def test_what_was_accepted_or_answered_survives_a_loss_of_power(tmp_path: Path) 
     assert len(promises) == 12
     for promise in promises:
         asyncio.run(check(*promise))
+
+
+def test_a_module_that_answers_with_no_object_fails_and_verifies(tmp_path: Path) -> None:
+    """An answer that is no JSON object ends the run; a replay comes to the same end."""
+
+    async def main() -> None:
+        rig = EngineRig(tmp_path, scripts={"a": Script(lambda _call, _args: ["x"])})
+        ending = await rig.ask("a", "r1")
+        assert ending.error is not None
+        assert ending.error["code"] == "module.answer"
+        assert (await asyncio.to_thread(rig.replayer.replay, "r1")).ok
+        rig.scripts["a"] = Script(lambda _call, _args: {"x": 1})
+        assert not (await asyncio.to_thread(rig.replayer.replay, "r1")).ok
+        await rig.engine.close()
+        rig.close()
+
+    asyncio.run(main())
+
+
+def test_a_quick_wait_keeps_its_instance_and_a_slow_one_does_not(tmp_path: Path) -> None:
+    """A wait that is over at once takes one segment; after a slow one, the next is not parked."""
+    quick, slow = capability("wait.quick", waits=True), capability("wait.slow", waits=True)
+
+    async def at_once(_call: Call) -> Answer:
+        return Answer({})
+
+    async def later(_call: Call) -> Answer:
+        await asyncio.sleep(0.1)
+        return Answer({})
+
+    async def main() -> None:
+        def body(call: Any, args: dict[str, Any]) -> Any:
+            return [call(args["cap"]), call(args["cap"]), {"text": "done"}][-1]
+
+        script = Script(body)
+        provider = Handlers(wait__quick=at_once, wait__slow=later)
+        rig = EngineRig(tmp_path, provider, scripts={"a": script}, more=(quick, slow))
+        assert (await rig.ask("a", "r1", args={"cap": "wait.quick"})).answer == {"text": "done"}
+        assert script.segments == 1
+        assert (await rig.ask("a", "r2", args={"cap": "wait.slow"})).answer == {"text": "done"}
+        assert script.segments == 4
+        verdicts, _faults = await asyncio.to_thread(rig.replayer.verify, ["r1", "r2"])
+        assert all(verdict.ok for verdict in verdicts)
+        await rig.engine.close()
+        rig.close()
+
+    asyncio.run(main())

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from guests import wat
 from live import Server, environment, loket, prepare, serving, start
-
 from loket.testing.model_server import ModelServer, Reply
 
 
@@ -66,9 +66,7 @@ def test_the_command_line_speaks_to_the_running_server(server: Server) -> None:
         ({"Origin": "http://evil.example"}, 403, "gateway.origin"),
     ],
 )
-def test_whoever_is_not_the_owner_gets_nothing(
-    server: Server, headers: dict[str, str], status: int, code: str
-) -> None:
+def test_whoever_is_not_the_owner_gets_nothing(server: Server, headers: dict[str, str], status: int, code: str) -> None:
     """No token, a wrong one, a foreign host (DNS rebinding), a web page: refused before anything is looked at."""
     got, body = server.request("/v1/operations/status", {}, **headers)
     assert got == status
@@ -107,7 +105,9 @@ def test_the_server_listens_on_loopback_alone(server: Server) -> None:
         for link in Path(f"/proc/{server.process.pid}/fd").iterdir()
         if os.readlink(link).startswith("socket:")
     }
-    lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    lines = [
+        line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+    ]
     listening = [line[1] for line in lines if line[3] == "0A" and line[9] in inodes]
     assert listening
     assert all(address.startswith("0100007F:") for address in listening)
@@ -134,7 +134,9 @@ def test_a_module_is_loaded_and_removed_while_the_server_runs(server: Server, tm
     """Hot load: installed, asked, replaced and removed without a restart; a second import is refused at install."""
     folder = tmp_path / "echo"
     folder.mkdir()
-    manifest = 'id = "echo"\nversion = "1.0.0"\nkind = "agent"\nsummary = "Answers with what it gets"\nentry = "module.wasm"\n'
+    manifest = (
+        'id = "echo"\nversion = "1.0.0"\nkind = "agent"\nsummary = "Answers with what it gets"\nentry = "module.wasm"\n'
+    )
     (folder / "loket.toml").write_text(manifest)
     (folder / "module.wasm").write_text(wat.SECOND_IMPORT)
     assert "the only import of a module" in loket(server.home, "install", str(folder), code=2)
@@ -193,7 +195,9 @@ def test_a_kill_in_the_middle_of_an_answer_loses_nothing(tmp_path: Path) -> None
             assert same["run"] == runs[0]["id"]
             assert loket(home, "runs", "verify", "--json")["ok"]
             rows = loket(home, "runs", "show", runs[0]["id"], "--json")["rows"]
-            attempts = [row["attempt"] for row in rows if row["kind"] == "intent" and row["capability"] == "llm.complete"]
+            attempts = [
+                row["attempt"] for row in rows if row["kind"] == "intent" and row["capability"] == "llm.complete"
+            ]
             assert attempts == [1, 2]
             assert again.stop() == 0
 

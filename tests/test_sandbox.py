@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from guests import wat
 from guests_fixture import COMPILED, Scripted, built_guest, digest_of
 from kit import EngineRig, Values
-
 from loket.contracts import BadInput, Damaged, Ending, Guest, Limits, ModuleRef, Refusal, RunStatus
 from loket.sandbox import WasmSandbox
 

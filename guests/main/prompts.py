@@ -31,6 +31,12 @@ DEFAULT_PERSONA = "You are a helpful assistant."
 _OWN_FACT = re.compile(r"(who|what|where|when|which)\b.*\bmy\b.*\?$", re.IGNORECASE | re.DOTALL)
 
 
+_REQUEST = re.compile(
+    r"(please|tell|write|list|explain|give|show|help|say|make|can|could|would|hello|hi)\b", re.IGNORECASE
+)
+"""Begins what a person asked for, which says nothing about the person."""
+
+
 class Turn(TypedDict):
     """One exchange of a conversation."""
 
@@ -72,7 +78,7 @@ def asks_for_a_fact(text: str) -> bool:
 
 def is_told(memory: Memory, text: str) -> bool:
     """Tell whether a memory is a statement of the person, or a kept fact, and not this message once more."""
-    if memory["text"].strip().endswith("?") or memory["text"] == text:
+    if memory["text"].strip().endswith("?") or memory["text"] == text or _REQUEST.match(memory["text"]):
         return False
     return memory["kind"] != "episode" or memory.get("speaker") == "user"
 

@@ -27,6 +27,7 @@ from loket.contracts import (
 )
 from loket.contracts.catalogue import STOCK
 from loket.home import Home, hold
+from loket.kernel.constraints import check_constraints
 from loket.kernel.counter import Counter
 from loket.kernel.engine import Engine
 from loket.kernel.grants import Grants
@@ -177,7 +178,7 @@ class Loket:
 
         Raises `BadInput` where the folder is no module of ours, or belongs to another publisher's module.
         """
-        package = await asyncio.to_thread(read_package, folder, self._stock_wasm())
+        package = await asyncio.to_thread(read_package, folder, self.stock_wasm())
         name = package.manifest.id
         self._check_publisher(name, publisher)
         asked = {want.name: want for want in package.manifest.capabilities}
@@ -190,6 +191,7 @@ class Loket:
         self.grants.accept(publisher, name, package.digest, now)
         for capability in granted:
             want = asked[capability]
+            check_constraints(self.registry.find(capability).capability, want.constraints)
             self.grants.allow(Grant(publisher, name, capability, want.constraints, granted_by, now, want.reason))
         self._read_module({"publisher": publisher, "folder": folder_name, **_ref_row(ref)})
         await asyncio.to_thread(self.load, ref)
@@ -213,7 +215,8 @@ class Loket:
                     f"it asks for: {', '.join(sorted(asked)) or 'nothing'}",
                 )
 
-    def _stock_wasm(self) -> Path | None:
+    def stock_wasm(self) -> Path | None:
+        """The stock agent's bytes, for agents without a module of their own."""
         held = self._packages.get(STOCK_AGENT)
         return self.home.modules / f"{held[0].digest}.wasm" if held else None
 
@@ -359,8 +362,10 @@ async def running(
             llm = LlmProvider(settings, vault, embedded_model(home, settings))
         system = Loket(home, config, llm=llm, vault=vault, **parts)
         try:
-            await system.start(resume=resume)
-            await system.ensure_stock_agent()
+            sound = system.journal.broken is None  # else only looking at it is left
+            await system.start(resume=resume and sound)
+            if sound:
+                await system.ensure_stock_agent()
             yield system
         finally:
             await system.close()

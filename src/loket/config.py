@@ -79,8 +79,8 @@ def _known(key: str, path: Path) -> Setting:
 
 
 def _checked(setting: Setting, value: Any, path: Path) -> Any:
-    kinds: tuple[type, ...] = (int, float) if setting.kind is float else (setting.kind,)
-    if isinstance(value, bool) or not isinstance(value, kinds) or value < setting.least:
+    fits = isinstance(value, (int, float) if setting.kind is float else int)
+    if isinstance(value, bool) or not fits or value < setting.least:
         kind = "number" if setting.kind is float else "whole number"
         raise BadInput(
             "config.type",

@@ -18,8 +18,8 @@ def capabilities() -> str:
         "Generated from the catalogue (`src/loket/contracts/catalogue.py`) by `make docs`. A capability that changes",
         "becomes a new version beside the old one; nothing is redefined.\n",
         "An *effect* other than `read` and `private` is written to the journal before it is performed. *Critical*",
-        "arguments say who, where, which object or how much. *When uncertain* is what happens after a crash when nobody",
-        "knows if the call happened: `repeat` does it again, `dedupe` asks the store, `ask` asks the owner.\n",
+        "arguments say who, where, which object or how much. *When uncertain* is what happens after a crash when",
+        "nobody knows if the call happened: `repeat` does it again, `dedupe` asks the store, `ask` asks the owner.\n",
     ]
     for family, members in families.items():
         parts.append(f"## {family}\n")
@@ -34,6 +34,10 @@ def _section(capability: Capability) -> str:
         f"when uncertain: `{capability.on_uncertain.value}`",
         f"limits: {capability.timeout_s:g} s, arguments {capability.args_kb} KiB, answer {capability.answer_kb} KiB",
     ]
+    facts.extend(
+        f"a grant can be narrowed: `{constraint.name}` lists what `{constraint.argument}` may begin with"
+        for constraint in capability.constraints
+    )
     if capability.waits:
         facts.append("waits: the module is suspended meanwhile")
     if capability.side:

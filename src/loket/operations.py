@@ -15,6 +15,7 @@ from typing import Any, Concatenate, ParamSpec, TypeAlias, get_args
 from loket import __version__, models
 from loket.app import LOCAL_PUBLISHER, Loket
 from loket.contracts import BadInput, Ending, Grant, Row, RowKind, RunStatus, from_dict
+from loket.kernel.constraints import check_constraints
 from loket.packages.install import Package, read_package
 
 Emit: TypeAlias = Callable[[dict[str, Any]], None]
@@ -154,7 +155,7 @@ class Operations:
     ) -> dict[str, Any]:
         """Grant a capability to an installed module; it counts from the next call on."""
         ref, _package = self._system.module(agent)
-        self._system.registry.find(capability)
+        check_constraints(self._system.registry.find(capability).capability, constraints or {})
         now = self._system.now()
         grant = Grant(ref.publisher, ref.id, capability, constraints or {}, "owner", now, "granted by command")
         await asyncio.to_thread(self._system.grants.allow, grant)
@@ -248,7 +249,7 @@ class Operations:
     @operation("module.inspect")
     async def module_inspect(self, _emit: Emit, *, folder: str) -> dict[str, Any]:
         """What a folder's module is and asks for, and what it holds already; nothing is changed."""
-        package = await asyncio.to_thread(read_package, Path(folder), None)
+        package = await asyncio.to_thread(read_package, Path(folder), self._system.stock_wasm())
         manifest = package.manifest
         held = {grant.capability for grant in self._system.grants.held(LOCAL_PUBLISHER, manifest.id)}
         wants = [{"name": w.name, "reason": w.reason, "held": w.name in held} for w in manifest.capabilities]
@@ -269,10 +270,13 @@ class Operations:
         return self._agent(*self._system.module(ref.id))
 
     @operation("module.remove")
-    async def module_remove(self, _emit: Emit, *, agent: str) -> dict[str, Any]:
-        """Remove a module and its grants; its brain and its journal stay."""
+    async def module_remove(self, _emit: Emit, *, agent: str, revoke: bool = False) -> dict[str, Any]:
+        """Remove a module and its grants; its brain and its journal stay. A revoked one may never run again."""
+        ref, _package = self._system.module(agent)
         await self._system.remove(agent)
-        return {"agent": agent, "removed": True}
+        if revoke:
+            await asyncio.to_thread(self._system.grants.revoke_digest, ref.digest, self._system.now())
+        return {"agent": agent, "removed": True, "revoked": revoke}
 
     # Brains
 

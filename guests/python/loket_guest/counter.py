@@ -10,7 +10,7 @@ from wit_world.imports import counter
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
-class Refused(Exception):  # noqa: N818 - the name that module authors read; a refusal is an answer, not a defect
+class Refused(Exception):
     """The counter, or another module, said no. Raise it yourself to answer with a refusal.
 
     `code` is stable and dotted (`grant.missing`), `message` a sentence for a person, `remedy` the line or the

@@ -94,19 +94,25 @@ async def _fill(home: Home, n: int) -> dict[str, object]:
 
 def resident_mb() -> float:
     """Megabytes (10^6 bytes) of this process that are in memory now; the peak where the system does not tell."""
-    try:
-        found = re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
-    except OSError:
-        found = None
-    return int(found[1]) * 1024 / 1e6 if found else peak_mb()
+    return _status_mb("VmRSS") or peak_mb()
 
 
 def peak_mb() -> float:
     """The most megabytes (10^6 bytes) of this process that ever were in memory."""
     import resource
 
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes there, kilobytes elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    # getrusage(2) counts bytes on macOS and kilobytes elsewhere; on Linux it remembers the parent's peak as well.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return _status_mb("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def _status_mb(field: str) -> float:
+    """A field of proc(5)'s `status` in megabytes; 0 where there is none."""
+    try:
+        found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+    except OSError:
+        return 0.0
+    return int(found[1]) * 1024 / 1e6 if found else 0.0
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from loket.contracts.capability import (
     Capability,
+    Constraint,
     Effect,
     OnUncertain,
 )
@@ -35,8 +36,6 @@ from loket.contracts.protocols import (
     Tokens,
 )
 from loket.contracts.run import (
-    OWNER,
-    WITHDRAW,
     Answer,
     Call,
     Decision,
@@ -45,6 +44,7 @@ from loket.contracts.run import (
     Labels,
     Limits,
     ModuleRef,
+    OWNER,
     Principal,
     Row,
     RowKind,
@@ -53,17 +53,17 @@ from loket.contracts.run import (
     Token,
     Usage,
     Verdict,
+    WITHDRAW,
     join_labels,
 )
 
 __all__ = [
-    "OWNER",
-    "WITHDRAW",
     "AgentStore",
     "Answer",
     "BadInput",
     "Call",
     "Capability",
+    "Constraint",
     "Damaged",
     "Decision",
     "Effect",
@@ -79,6 +79,7 @@ __all__ = [
     "Limits",
     "LoketError",
     "ModuleRef",
+    "OWNER",
     "Obligation",
     "OnUncertain",
     "Policy",
@@ -102,6 +103,7 @@ __all__ = [
     "Tokens",
     "Usage",
     "Verdict",
+    "WITHDRAW",
     "from_dict",
     "join_labels",
 ]

@@ -46,6 +46,14 @@ class OnUncertain(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Constraint:
+    """What a grant can narrow: the argument must begin with one of the texts that the grant lists under `name`."""
+
+    name: str
+    argument: str
+
+
+@dataclass(frozen=True, slots=True)
 class Capability:
     """One ability that a module can ask for.
 
@@ -61,6 +69,7 @@ class Capability:
     arguments: Mapping[str, Any]
     answer: Mapping[str, Any]
     critical: tuple[str, ...] = ()
+    constraints: tuple[Constraint, ...] = ()
     on_uncertain: OnUncertain = OnUncertain.REPEAT
     timeout_s: float = 10.0
     args_kb: int = 256

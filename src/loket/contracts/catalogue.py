@@ -7,7 +7,7 @@ changes becomes a new version beside the old one (`brain.search@2`); nothing is 
 from collections.abc import Mapping
 from typing import Any
 
-from loket.contracts.capability import Capability, Effect, OnUncertain
+from loket.contracts.capability import Capability, Constraint, Effect, OnUncertain
 
 Schema = dict[str, Any]
 
@@ -96,6 +96,8 @@ TOOL = _object(
 TOKENS = _object({"in": {"type": "integer", "minimum": 0}, "out": {"type": "integer", "minimum": 0}}, "in", "out")
 
 KEY = {"type": "string", "minLength": 1, "maxLength": 512, "description": "key, private to the agent"}
+
+PREFIXES = (Constraint("prefixes", "key"),)
 
 STOCK: tuple[Capability, ...] = (
     Capability(
@@ -258,6 +260,7 @@ STOCK: tuple[Capability, ...] = (
         effect=Effect.PRIVATE,
         arguments=_object({"key": KEY}, "key"),
         answer=_object({"found": {"type": "boolean"}, "value": {}}, "found", "value"),
+        constraints=PREFIXES,
         examples=({"key": "last-visit"},),
     ),
     Capability(
@@ -268,6 +271,7 @@ STOCK: tuple[Capability, ...] = (
         answer=_object({}),
         critical=("key",),
         on_uncertain=OnUncertain.DEDUPE,
+        constraints=PREFIXES,
         examples=({"key": "last-visit", "value": {"day": "2026-11-21"}},),
     ),
     Capability(
@@ -278,6 +282,7 @@ STOCK: tuple[Capability, ...] = (
         answer=_object({"existed": {"type": "boolean"}}, "existed"),
         critical=("key",),
         on_uncertain=OnUncertain.DEDUPE,
+        constraints=PREFIXES,
         examples=({"key": "last-visit"},),
     ),
     Capability(
@@ -292,6 +297,7 @@ STOCK: tuple[Capability, ...] = (
             }
         ),
         answer=_object({"keys": {"type": "array", "items": {"type": "string"}}}, "keys"),
+        constraints=(Constraint("prefixes", "prefix"),),
         examples=({"prefix": "visit/", "limit": 10},),
     ),
     Capability(

@@ -18,6 +18,8 @@ class LoketError(Exception):
     command that would help, `blame` one of `owner`, `module`, `provider`, `machine`.
     """
 
+    kind = "failure"
+    """Which branch it is, where it is written down."""
     blame = "machine"
 
     def __init__(self, code: str, message: str, remedy: str | None = None, *, blame: str | None = None) -> None:
@@ -31,13 +33,20 @@ class LoketError(Exception):
             self.blame = blame
 
     def as_dict(self) -> dict[str, Any]:
-        """The error as an object: `code`, `message`, `remedy`, `blame`."""
-        return {"code": self.code, "message": self.message, "remedy": self.remedy, "blame": self.blame}
+        """The error as an object: `kind`, `code`, `message`, `remedy`, `blame`."""
+        return {
+            "kind": self.kind,
+            "code": self.code,
+            "message": self.message,
+            "remedy": self.remedy,
+            "blame": self.blame,
+        }
 
 
 class Refusal(LoketError):
     """The counter said no. The module gets it as a value and may go on."""
 
+    kind = "refusal"
     blame = "module"
 
     def __init__(
@@ -56,27 +65,36 @@ class Refusal(LoketError):
 class Failed(LoketError):
     """An allowed call was tried and did not work (a provider, a model, a disk)."""
 
+    kind = "failure"
     blame = "provider"
 
 
 class RunEnded(LoketError):
     """The run cannot go on: a limit was reached or the module trapped. Terminal."""
 
+    kind = "ended"
     blame = "module"
 
 
 class BadInput(LoketError):
     """What a person or a file said is wrong; the message names the field."""
 
+    kind = "input"
     blame = "owner"
 
 
 class Damaged(LoketError):
     """Stored state is not what was written (digest, chain or database check)."""
 
+    kind = "damaged"
+
+
+_BRANCHES: Mapping[str, type[LoketError]] = {
+    branch.kind: branch for branch in (Refusal, Failed, RunEnded, BadInput, Damaged)
+}
+
 
 def from_dict(value: Mapping[str, Any]) -> LoketError:
-    """Rebuild an error from `as_dict` (a `Refusal` for any unknown branch is wrong, so it becomes `Failed`)."""
-    branches: dict[str, type[LoketError]] = {"module": Refusal, "owner": BadInput}
-    branch = branches.get(str(value.get("blame")), Failed)
+    """Rebuild an error from `as_dict`; one of an unknown kind is a `Failed`."""
+    branch = _BRANCHES.get(str(value.get("kind")), Failed)
     return branch(str(value["code"]), str(value["message"]), value.get("remedy"), blame=str(value.get("blame")))

@@ -93,8 +93,9 @@ Statement: TypeAlias = tuple[str, tuple[object, ...]]
 
 
 class Records(Protocol):
-    """Makes the statements that keep the lists of runs and grants in step with the journal: the journal writes them
-    in the same transaction as the row that they belong to.
+    """Makes the statements that keep the lists of runs and grants in step with the journal.
+
+    The journal writes them in the same transaction as the row that they belong to.
     """
 
     def run_started(self, request: RunRequest, message: str | None) -> Statement: ...
@@ -155,9 +156,7 @@ class Secrets(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """How one run of a module's code, from start to answer, suspension or end, came out. Exactly one is set, or
-    `suspended`.
-    """
+    """How one run of a module's code came out, from start to answer, suspension or end: one of them is set."""
 
     answer: str | None = None
     refusal: LoketError | None = None

@@ -89,8 +89,7 @@ class _Lines:
             value = await perform(name, args, self._queue.put_nowait)
             self._queue.put_nowait({"type": "result", "value": value})
         except LoketError as error:
-            kind = "refusal" if isinstance(error, Refusal) else "input" if isinstance(error, BadInput) else "failure"
-            self._queue.put_nowait({"type": "error", "kind": kind, **error.as_dict(), "run": error.run})
+            self._queue.put_nowait({"type": "error", **error.as_dict(), "run": error.run})
         finally:
             self._queue.put_nowait(None)
 

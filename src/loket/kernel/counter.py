@@ -41,6 +41,7 @@ from loket.contracts import (
     join_labels,
 )
 from loket.kernel import sides
+from loket.kernel.constraints import keep
 from loket.kernel.grants import Grants
 from loket.kernel.journal import Journal
 from loket.kernel.quotas import Quotas, Reservation
@@ -148,7 +149,7 @@ class Counter:
 
     def _prepare(self, run: RunState, capability: str, args: str) -> Prepared:
         entry = self._registry.find(capability)
-        if len(args) > entry.capability.args_kb << 10:
+        if _longer(args, entry.capability.args_kb << 10):
             raise Refusal(
                 "limit.args",
                 f"the arguments of {capability} take {len(args):,} characters; "
@@ -160,6 +161,8 @@ class Counter:
         if wrong is not None:
             raise Refusal("arguments.invalid", f"{capability}: {wrong}", f"loket caps {capability} shows its arguments")
         grant = self._grant(run, capability)
+        if grant is not None and grant.constraints:
+            keep(entry.capability, grant.constraints, decoded)
         labels = self._labeller.of_args(decoded, run.exposed)
         decision = self._decide(Question(run.request.principal, run.request, entry.capability, decoded, labels))
         return Prepared(entry, decoded, text, grant, labels, decision)
@@ -306,7 +309,7 @@ class Counter:
         for name in pending.decision.obligations:
             outcome = self._obligations[name](outcome)
         text = canonical(outcome.value)
-        if len(text) > pending.capability.answer_kb << 10:
+        if _longer(text, pending.capability.answer_kb << 10):
             over = Failed(
                 "limit.answer",
                 f"the answer of {pending.capability.id} takes {len(text):,} characters; "
@@ -464,6 +467,11 @@ _LOOK = "the module or the journal is not what it was; `loket runs verify` says 
 def _refused_side(following: Recorded, capability: str, run: RunState) -> bool:
     """Whether the side call that the module makes now is the one that was refused then."""
     return following.capability == capability and following.error is not None and run.sides.matches(following.sides)
+
+
+def _longer(text: str, limit: int) -> bool:
+    """Whether a text takes more than so many bytes of UTF-8."""
+    return len(text) > limit or (len(text) * 4 > limit and len(text.encode("utf-8", "replace")) > limit)
 
 
 def _deduped(rule: OnUncertain) -> bool:

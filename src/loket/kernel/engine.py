@@ -209,6 +209,12 @@ class Engine:
             await asyncio.wait([a.ended for a in busy], timeout=10)
         await self._on_writer(self._journal.sync)
 
+    async def finish_others(self, timeout_s: float) -> None:
+        """Wait, at most so many seconds, until no run is unfinished but those that ask the owner."""
+        open_ = [a.ended for a in self._active.values() if a.run.status is not RunStatus.ASKING]
+        if open_:
+            await asyncio.wait(open_, timeout=timeout_s)
+
     async def close(self) -> None:
         """Leave unfinished runs to the next start; nothing is lost."""
         self._closing = True
@@ -319,14 +325,15 @@ class Engine:
 
     async def _wait(self, active: _Active) -> None:
         run = active.run
-        pending = run.pending
+        pending, finishing, run.finishing = run.pending, run.finishing, None
+        if finishing is not None:  # begun while the instance was still there; it may be done by now
+            run.status = RunStatus.WAITING
+            return await asyncio.wrap_future(finishing)
         if pending is None:
             raise Failed("kernel.pending", f"run {run.request.id} was suspended without a call", blame="machine")
         if pending.handler is not None:
             run.status = RunStatus.WAITING
-            await (asyncio.wrap_future(run.finishing) if run.finishing is not None else self._finish_call(run))
-            run.finishing = None
-            return
+            return await self._finish_call(run)
         active.owner_spoke.clear()
         run.status = RunStatus.ASKING
         self._journal.also(self._records.run_status(run.request.id, RunStatus.ASKING))
@@ -479,7 +486,7 @@ def _status(segment: Segment, error: LoketError | None) -> RunStatus:
         return RunStatus.STOPPED
     if error.code.startswith("limit.") and segment.ended is not None:
         return RunStatus.LIMIT
-    if segment.refusal is not None and isinstance(error, Refusal) and not error.code.startswith("guest."):
+    if segment.refusal is not None and isinstance(error, Refusal):
         return RunStatus.REFUSED
     return RunStatus.FAILED
 

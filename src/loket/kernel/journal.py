@@ -68,11 +68,7 @@ class Journal:
             self._seq, self._head, seal = head
             self._durable = self._seq
             if not hmac.compare_digest(seal, self._seal(self._seq, self._head)):
-                raise Damaged(
-                    "journal.seal",
-                    "the journal's last row does not match its seal: rows were changed, added or removed from outside",
-                    "look at it with `loket runs verify`, and restore a backup",
-                )
+                self._broken = "its last row does not match its seal: rows were changed, added or removed from outside"
 
     def _seal(self, seq: int, head: bytes) -> bytes:
         return hmac.digest(self._key, seq.to_bytes(8, "big") + head, "sha256")
@@ -104,12 +100,17 @@ class Journal:
             self._check()
             self._statements.extend(statements)
 
+    @property
+    def broken(self) -> str | None:
+        """Why the journal takes no more rows; None where it does."""
+        return self._broken
+
     def _check(self) -> None:
         if self._broken is not None:
             raise Damaged(
                 "journal.broken",
                 f"the journal cannot be written ({self._broken}), so nothing is done any more",
-                "free space or mend the disk, then start Loket again",
+                "`loket runs verify` says what is wrong with it; mend the disk, or restore a backup",
             )
 
     def sync(self, seq: int | None = None) -> None:
@@ -132,7 +133,8 @@ class Journal:
 
     def rows(self, run: str | None = None) -> Iterator[Row]:
         """The rows of one run, or all, in order, what is not written yet included."""
-        self.sync()
+        if self._broken is None:
+            self.sync()
         return self._store.rows(run)
 
     def check(self, progress: Callable[[int], None] | None = None) -> list[Fault]:

@@ -64,7 +64,7 @@ _TIME_WORDS = f"""
 TIME_WORDS = frozenset(_TIME_WORDS.split())
 
 _CLITIC = re.compile("(?:\\b(?:ca|wo|sha))?n['\u2019]t\\b|['\u2019](?:s|d|ll|m|re|ve|t)\\b")
-_WORD = re.compile(r"\w+")
+_WORD = re.compile(r"[^\W_]+")
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+")
 """Runs of scripts that put no spaces between words (Thai, Lao, Burmese, Khmer, Japanese, Chinese)."""
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")

@@ -75,8 +75,9 @@ class LlmProvider:
     async def warm(self) -> None:
         """Start the embedded model where it would be asked first, so that the first answer does not wait for it."""
         first = next(iter(self.settings.ordered()), None)
-        if first is not None and first.kind == "embedded" and self._embedded is not None:
-            await self._embedded.warm()
+        embedded = self._backends.embedded
+        if first is not None and first.kind == "embedded" and embedded is not None:
+            await embedded.warm()
 
     async def close(self) -> None:
         """Close the connections and the embedded model's process."""

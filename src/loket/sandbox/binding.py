@@ -51,7 +51,7 @@ class Current(threading.local):
 current = Current()
 
 
-class TooLong(Exception):  # noqa: N818 - the name of a fact, mapped to a refusal by the engine
+class TooLong(Exception):
     """A text crossed the border that is longer than its limit."""
 
     def __init__(self, size: int) -> None:

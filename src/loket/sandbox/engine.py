@@ -46,6 +46,9 @@ TICK_S = 0.01
 """Seconds between two ticks of the epoch: how exactly a deadline is kept."""
 
 _TABLE_ELEMENTS = 200_000
+_OWN_FAILURE = "guest."
+"""Begins the codes with which the guest libraries say that the module itself failed."""
+
 _NS_PER_MS = 1_000_000
 
 _FORMAT = "2"
@@ -211,6 +214,8 @@ class WasmGuest:
             return meter.segment(ended=_too_long(error.size, limits))
         if isinstance(reply, str):
             return meter.segment(answer=reply)
+        if reply.code.startswith(_OWN_FAILURE):
+            return meter.segment(ended=RunEnded(reply.code, reply.message, reply.remedy))
         return meter.segment(refusal=Refusal(reply.code, reply.message, reply.remedy))
 
 

@@ -68,6 +68,9 @@ _INSERT_RUN = (
     " status, accepted) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"
 )
 _SELECT_ROW = "SELECT seq, run, ordinal, kind, at, facts, value, salt, commitment, hash FROM journal"
+_SELECT_UNFINISHED = (
+    f"{_SELECT_ROW} WHERE kind = 'start' AND run IN (SELECT id FROM runs WHERE ended IS NULL) ORDER BY seq"
+)
 _CHUNK = 500
 
 
@@ -232,9 +235,7 @@ class KernelDatabase:
 
     def unfinished(self) -> list[tuple[RunRequest, bytes]]:
         """Requests and seeds of unfinished runs, in the order in which they were accepted."""
-        found = self._query(
-            _SELECT_ROW + " WHERE kind = 'start' AND run IN (SELECT id FROM runs WHERE ended IS NULL) ORDER BY seq"
-        )
+        found = self._query(_SELECT_UNFINISHED)
         return [request_of(_decode(row)) for row in found]
 
     def needed_digests(self) -> set[str]:
