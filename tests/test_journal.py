@@ -122,7 +122,7 @@ def test_a_journal_with_a_broken_seal_can_be_looked_at_but_not_written(tmp_path:
     journal = Journal(database, KEY, lambda: 1.5)
     assert journal.broken
     assert [fault.reason for fault in journal.check()] == ["the journal ends at another row than its seal says"]
-    with pytest.raises(Damaged, match="runs verify"):
+    with pytest.raises(Damaged, match="does not match its seal"):
         journal.append("r", 9, RowKind.CALL, {}, "{}")
     database.close()
 

@@ -5,7 +5,7 @@ import contextlib
 import datetime as dt
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +196,17 @@ class Loket:
         self._read_module({"publisher": publisher, "folder": folder_name, **_ref_row(ref)})
         await asyncio.to_thread(self.load, ref)
         return ref
+
+    def allow(self, agent: str, capability: str, constraints: Mapping[str, Json]) -> Grant:
+        """Grant a capability to an installed module by the owner's word.
+
+        Raises `BadInput` for an unknown module or constraint, `Refusal` for an unknown capability.
+        """
+        ref, _package = self.module(agent)
+        check_constraints(self.registry.find(capability).capability, constraints)
+        grant = Grant(ref.publisher, ref.id, capability, constraints, "owner", self.now(), "granted by command")
+        self.grants.allow(grant)
+        return grant
 
     def _check_publisher(self, name: str, publisher: str) -> None:
         held = self._packages.get(name)

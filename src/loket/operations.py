@@ -15,7 +15,6 @@ from typing import Any, Concatenate, ParamSpec, TypeAlias, get_args
 from loket import __version__, models
 from loket.app import LOCAL_PUBLISHER, Loket
 from loket.contracts import BadInput, Ending, Grant, Row, RowKind, RunStatus, from_dict
-from loket.kernel.constraints import check_constraints
 from loket.packages.install import Package, read_package
 
 Emit: TypeAlias = Callable[[dict[str, Any]], None]
@@ -154,12 +153,7 @@ class Operations:
         self, _emit: Emit, *, agent: str, capability: str, constraints: dict[str, Any] | None = None
     ) -> dict[str, Any]:
         """Grant a capability to an installed module; it counts from the next call on."""
-        ref, _package = self._system.module(agent)
-        check_constraints(self._system.registry.find(capability).capability, constraints or {})
-        now = self._system.now()
-        grant = Grant(ref.publisher, ref.id, capability, constraints or {}, "owner", now, "granted by command")
-        await asyncio.to_thread(self._system.grants.allow, grant)
-        return _grant_shown(grant)
+        return _grant_shown(await asyncio.to_thread(self._system.allow, agent, capability, constraints or {}))
 
     @operation("grants.revoke")
     async def grants_revoke(self, _emit: Emit, *, agent: str, capability: str) -> dict[str, Any]:

@@ -36,6 +36,8 @@ from loket.contracts.protocols import (
     Tokens,
 )
 from loket.contracts.run import (
+    OWNER,
+    WITHDRAW,
     Answer,
     Call,
     Decision,
@@ -44,7 +46,6 @@ from loket.contracts.run import (
     Labels,
     Limits,
     ModuleRef,
-    OWNER,
     Principal,
     Row,
     RowKind,
@@ -53,11 +54,12 @@ from loket.contracts.run import (
     Token,
     Usage,
     Verdict,
-    WITHDRAW,
     join_labels,
 )
 
 __all__ = [
+    "OWNER",
+    "WITHDRAW",
     "AgentStore",
     "Answer",
     "BadInput",
@@ -79,7 +81,6 @@ __all__ = [
     "Limits",
     "LoketError",
     "ModuleRef",
-    "OWNER",
     "Obligation",
     "OnUncertain",
     "Policy",
@@ -103,7 +104,6 @@ __all__ = [
     "Tokens",
     "Usage",
     "Verdict",
-    "WITHDRAW",
     "from_dict",
     "join_labels",
 ]

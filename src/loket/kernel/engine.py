@@ -328,12 +328,14 @@ class Engine:
         pending, finishing, run.finishing = run.pending, run.finishing, None
         if finishing is not None:  # begun while the instance was still there; it may be done by now
             run.status = RunStatus.WAITING
-            return await asyncio.wrap_future(finishing)
+            await asyncio.wrap_future(finishing)
+            return
         if pending is None:
             raise Failed("kernel.pending", f"run {run.request.id} was suspended without a call", blame="machine")
         if pending.handler is not None:
             run.status = RunStatus.WAITING
-            return await self._finish_call(run)
+            await self._finish_call(run)
+            return
         active.owner_spoke.clear()
         run.status = RunStatus.ASKING
         self._journal.also(self._records.run_status(run.request.id, RunStatus.ASKING))
