@@ -42,7 +42,7 @@ def test_a_message_is_answered_as_a_stream(server: Server) -> None:
     got = events(body)
     assert got[0]["type"] == "accepted"
     assert "".join(event["text"] for event in got if event["type"] == "piece") == "Paris is the capital."
-    assert [event["capability"] for event in got if event["type"] == "call"][0] == "kv.get"
+    assert next(event["capability"] for event in got if event["type"] == "call") == "kv.get"
     assert got[-1]["type"] == "result"
     assert got[-1]["value"]["answer"] == "Paris is the capital."
     assert got[-1]["value"]["run"] == got[0]["run"]
@@ -101,9 +101,9 @@ def test_the_token_and_all_files_are_the_owners_alone(server: Server) -> None:
 def test_the_server_listens_on_loopback_alone(server: Server) -> None:
     """Every listening socket of the process is 127.0.0.1."""
     inodes = {
-        os.readlink(link)[8:-1]
+        str(link.readlink())[8:-1]
         for link in Path(f"/proc/{server.process.pid}/fd").iterdir()
-        if os.readlink(link).startswith("socket:")
+        if str(link.readlink()).startswith("socket:")
     }
     lines = [
         line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]

@@ -269,3 +269,14 @@ def test_a_limit_below_one_is_refused(tmp_path: Path) -> None:
     """A store that could open nothing is refused when it is made."""
     with pytest.raises(BadInput, match="limit"):
         AgentDatabases(tmp_path, NOTES, limit=0)
+
+
+def test_a_statement_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    """What runs on an agent's file is under a time limit; the connection serves the next caller."""
+    store = AgentDatabases(tmp_path, ("CREATE TABLE t (x)",), limit_s=0.05)
+    endless = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+    with pytest.raises(Failed, match="took too long"), store.open("slow") as connection:
+        connection.execute(endless).fetchall()
+    with store.open("slow") as connection:
+        assert connection.execute("SELECT 1").fetchall() == [(1,)]
+    store.close()

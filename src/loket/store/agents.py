@@ -5,8 +5,10 @@ in this process is cheaper than one in the file. Considered: a connection a thre
 writers that wait for each other in the file system).
 """
 
+import math
 import re
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,20 +19,28 @@ import apsw
 from loket.contracts import BadInput, Failed
 from loket.store.database import open_database, storage_error
 
+_STEPS = 20_000
+"""Instructions of SQLite's machine between two looks at the clock: a few milliseconds at the most."""
+
 AGENT_NAME = re.compile(r"[a-z][a-z0-9-]{1,40}")
 
 
 class _Slot:
     """One agent's place among the open databases. The connection is opened by the first who holds the lock."""
 
-    __slots__ = ("agent", "connection", "lock", "path", "users")
+    __slots__ = ("agent", "connection", "deadline", "lock", "path", "users")
 
     def __init__(self, agent: str, path: Path) -> None:
         self.agent = agent
         self.path = path
         self.lock = threading.RLock()
         self.users = 0
+        self.deadline = math.inf
         self.connection: apsw.Connection | None = None
+
+    def expired(self) -> bool:
+        """Asked by SQLite while a statement runs; true ends it."""
+        return time.monotonic() > self.deadline
 
 
 class AgentDatabases:
@@ -38,16 +48,26 @@ class AgentDatabases:
 
     `migrations` bring a file to its newest schema (see `open_database`). At most `limit` files are open (three file
     descriptors each): the one that was used least recently is closed, never one in use; where all are in use, a caller
-    waits for one. The same thread may open the same agent again while it holds it.
+    waits for one. The same thread may open the same agent again while it holds it. A caller's statements are ended
+    `limit_s` seconds after it got the connection: what a provider does here is under a time limit without a thread.
     """
 
-    def __init__(self, directory: Path, migrations: Sequence[str], limit: int = 64, vfs: str | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        migrations: Sequence[str],
+        limit: int = 64,
+        vfs: str | None = None,
+        *,
+        limit_s: float = 10.0,
+    ) -> None:
         if limit < 1:
             raise BadInput("agents.limit", f"limit is {limit}; it counts open files", "Give a limit of at least 1")
         self._directory = directory
         self._migrations = tuple(migrations)
         self._limit = limit
         self._vfs = vfs
+        self._limit_s = limit_s
         self._changed = threading.Condition()
         self._slots: OrderedDict[str, _Slot] = OrderedDict()
         self._closed = False
@@ -110,6 +130,8 @@ class AgentDatabases:
         if slot.connection is None:
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             slot.connection = open_database(slot.path, migrations=self._migrations, vfs=self._vfs)
+            slot.connection.set_progress_handler(slot.expired, _STEPS)
+        slot.deadline = time.monotonic() + self._limit_s
         return slot.connection
 
     def release(self, slot: _Slot) -> None:
@@ -151,7 +173,7 @@ class Lease:
         slot = self._store.claim(self._agent)
         slot.lock.acquire()
         try:
-            connection = slot.connection or self._store.connect(slot)
+            connection = self._store.connect(slot)
         except BaseException:
             slot.lock.release()
             self._store.release(slot)

@@ -56,6 +56,8 @@ def storage_error(error: Exception, path: Path) -> LoketError:
         )
     if isinstance(error, apsw.FullError):
         return Failed("database.full", f"No room is left for {path}", "Free disk space, then try again")
+    if isinstance(error, apsw.InterruptError):
+        return Failed("database.timeout", f"A statement on {path.name} took too long and was ended", "Ask for less")
     if isinstance(error, (apsw.BusyError, apsw.LockedError)):
         return Failed("database.busy", f"Another process is writing to {path}", "Try again when it has ended")
     return Failed("database.unusable", f"The database {path} cannot be used: {error}", f"Check the rights on {path}")

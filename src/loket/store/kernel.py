@@ -68,8 +68,10 @@ _INSERT_RUN = (
     " status, accepted) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"
 )
 _SELECT_ROW = "SELECT seq, run, ordinal, kind, at, facts, value, salt, commitment, hash FROM journal"
-_SELECT_UNFINISHED = _SELECT_ROW + """
-    WHERE kind = 'start' AND run IN (SELECT id FROM runs WHERE ended IS NULL) ORDER BY seq"""  # noqa: S608 - fixed text
+_SELECT_UNFINISHED = (
+    "SELECT seq, run, ordinal, kind, at, facts, value, salt, commitment, hash FROM journal"
+    " WHERE kind = 'start' AND run IN (SELECT id FROM runs WHERE ended IS NULL) ORDER BY seq"
+)
 _CHUNK = 500
 
 
