@@ -37,10 +37,8 @@ from loket.contracts import (
     Tokens,
     Usage,
     Verdict,
-    from_dict,
-    join_labels,
 )
-from loket.kernel import sides
+from loket.kernel import again, rows, sides
 from loket.kernel.constraints import keep
 from loket.kernel.grants import Grants
 from loket.kernel.journal import Journal
@@ -95,7 +93,7 @@ class Counter:
         `Suspended` where the answer takes time: the call then stands in `run.pending`, for `finish`.
         """
         if not run.live:
-            return self._replay(run, capability, args)
+            return again.answer(run, capability, args, self.is_side(capability), self._now)
         prepared: Prepared | None = None
         started = time.perf_counter()
         try:
@@ -329,7 +327,7 @@ class Counter:
         self._quotas.settle(pending.reservation, usage)
         recorded = self._append(run, RowKind.OUTCOME if changes else RowKind.CALL, pending, text, labels, error, usage)
         run.remember(recorded)
-        run.emit("call", _event(pending, error))
+        run.emit("call", rows.event(pending, error))
 
     def _append(
         self,
@@ -341,37 +339,15 @@ class Counter:
         error: LoketError | None,
         usage: Usage | None = None,
     ) -> Recorded:
-        call, decision = pending.call, pending.decision
-        meta: dict[str, Any] = {
-            "capability": call.capability,
-            "effect": pending.capability.effect.value,
-            "principal": str(call.principal),
-            "root": run.request.root,
-            "decision": decision.verdict.value,
-            "rules": decision.rules,
-            "policy": decision.policy,
-            "reason": decision.reason,
-            "attempt": call.attempt,
-        }
-        if kind is not RowKind.OUTCOME:
-            meta["arg_labels"] = pending.arg_labels
-        if kind is RowKind.INTENT:
-            meta["held"] = pending.reservation.tokens
-        else:
-            meta["labels"] = labels
-            meta["ms"] = round((time.perf_counter() - pending.started) * 1000, 3)
-        if usage is not None and usage != Usage():
-            meta["usage"] = {"in": usage.tokens_in, "out": usage.tokens_out, "money": usage.money}
-        if error is not None:
-            meta["error"] = error.code
+        call = pending.call
+        facts = rows.call_facts(run, kind, pending, labels, error, usage)
         side = run.sides.record() if kind is not RowKind.OUTCOME else None
-        args = pending.text
-        value = _value(None if kind is RowKind.OUTCOME else args, text, error, side)
-        self._journal.append(run.request.id, call.ordinal, kind, meta, value)
+        value = rows.value(None if kind is RowKind.OUTCOME else pending.text, text, error, side)
+        self._journal.append(run.request.id, call.ordinal, kind, facts, value)
         return Recorded(
             call.ordinal,
             call.capability,
-            args,
+            pending.text,
             text,
             error.as_dict() if error else None,
             run.recorded_sides() if kind is RowKind.OUTCOME and run.open else run.sides.record(),
@@ -391,24 +367,16 @@ class Counter:
                 'raise calls under [limits] in the module\'s "loket.toml"',
             )
         run.spent.calls += 1
-        meta = {
-            "capability": capability[:200],
-            "principal": str(run.request.principal),
-            "root": run.request.root,
-            "decision": Verdict.DENY.value,
-            "rules": refusal.rules or (refusal.code,),
-            "policy": prepared.decision.policy if prepared else "",
-            "reason": refusal.message,
-            "labels": (),
-            "ms": round((time.perf_counter() - started) * 1000, 3),
-            "error": refusal.code,
-        }
-        text = _safe(args)
+        policy = prepared.decision.policy if prepared else ""
+        facts = rows.refusal_facts(run, capability, refusal, policy, started)
+        text = rows.safe(args)
         side = run.sides.record()
-        self._journal.append(run.request.id, run.next_ordinal, RowKind.CALL, meta, _value(text, None, refusal, side))
-        recorded = Recorded(run.next_ordinal, capability[:200], text, None, refusal.as_dict(), side, ())
+        self._journal.append(
+            run.request.id, run.next_ordinal, RowKind.CALL, facts, rows.value(text, None, refusal, side)
+        )
+        recorded = Recorded(run.next_ordinal, rows.named(capability), text, None, refusal.as_dict(), side, ())
         run.remember(recorded)
-        run.emit("call", {"capability": capability[:200], "decision": "deny", "reason": refusal.message})
+        run.emit("call", {"capability": rows.named(capability), "decision": "deny", "reason": refusal.message})
 
     # The clock, randomness and logs
 
@@ -418,55 +386,12 @@ class Counter:
         run.sides.note(name, prepared.text)
         return canonical(answer)
 
-    # Replay
-
-    def _replay(self, run: RunState, capability: str, args: str) -> str:
-        """Answer from the journal, if the module asks the same as it did then.
-
-        Raises `RunEnded` (`replay.diverged`) that names the row where it does not.
-        """
-        following = run.history[run.position] if run.position < len(run.history) else None
-        if self.is_side(capability) and not (following is not None and _refused_side(following, capability, run)):
-            decoded, text = decode_object(args, f"the argument of {capability}")
-            answer = sides.perform(run, capability, decoded, self._now)
-            run.sides.note(capability, text)
-            return canonical(answer)
-        if following is None:
-            raise RunEnded("replay.diverged", f"the module asks for {capability} after its last journaled call", _LOOK)
-        if (following.capability, following.args) != (capability[:200], _safe(args)):
-            raise RunEnded(
-                "replay.diverged",
-                f"call {following.ordinal} is {capability} now, and {following.capability} in the journal"
-                if following.capability != capability
-                else f"the arguments of call {following.ordinal} ({capability}) are not those in the journal",
-                _LOOK,
-            )
-        if not run.sides.matches(following.sides):
-            raise RunEnded(
-                "replay.diverged",
-                f"the clock, random or log calls before call {following.ordinal} are not those in the journal",
-                _LOOK,
-            )
-        run.exposed = join_labels(run.exposed, following.labels)
-        run.pass_by()
-        if following.answer is not None:
-            return following.answer
-        raise from_dict(following.error or {})
-
     def is_side(self, capability: str) -> bool:
         """Whether a capability's calls travel on the next row."""
         try:
             return self._registry.find(capability).capability.side
         except Refusal:
             return False
-
-
-_LOOK = "the module or the journal is not what it was; `loket runs verify` says which"
-
-
-def _refused_side(following: Recorded, capability: str, run: RunState) -> bool:
-    """Whether the side call that the module makes now is the one that was refused then."""
-    return following.capability == capability and following.error is not None and run.sides.matches(following.sides)
 
 
 def _longer(text: str, limit: int) -> bool:
@@ -476,28 +401,6 @@ def _longer(text: str, limit: int) -> bool:
 
 def _deduped(rule: OnUncertain) -> bool:
     return rule is OnUncertain.DEDUPE
-
-
-def _safe(args: str) -> str:
-    """Arguments for a row: canonical where they can be read, else the text itself as a JSON string."""
-    try:
-        return decode_object(args, "")[1]
-    except Refusal:
-        return canonical(args.encode("utf-8", "replace").decode()[:2000])
-
-
-def _value(args: str | None, answer: str | None, error: LoketError | None, side: Mapping[str, Any] | None) -> str:
-    """A row's value as JSON text, from parts that are canonical already."""
-    parts = []
-    if answer is not None:
-        parts.append(f'"answer":{answer}')
-    if args is not None:
-        parts.append(f'"args":{args}')
-    if error is not None:
-        parts.append(f'"error":{canonical(error.as_dict())}')
-    if side is not None:
-        parts.append(f'"sides":{canonical(side)}')
-    return "{" + ",".join(parts) + "}"
 
 
 def _tokens_needed(capability: str, prepared: Prepared) -> int:
@@ -528,12 +431,3 @@ def _pieces(run: RunState, attempt: int) -> Callable[[str], None]:
             run.emit("piece", {"text": piece, "attempt": number})
 
     return emit
-
-
-def _event(pending: Pending, error: LoketError | None) -> dict[str, Any]:
-    return {
-        "capability": pending.call.capability,
-        "decision": pending.decision.verdict.value,
-        "reason": pending.decision.reason,
-        "error": error.code if error else None,
-    }

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 from loket.contracts import (
@@ -32,6 +32,7 @@ from loket.contracts import (
     join_labels,
 )
 from loket.kernel import sides
+from loket.kernel.active import Active, Host, end_event, fault, final_status
 from loket.kernel.counter import Counter
 from loket.kernel.grants import Grants
 from loket.kernel.journal import Journal
@@ -48,46 +49,6 @@ page faults, the replayed part); a wait that is shorter than about that is cheap
 """
 
 _TOKEN_LIFETIME_S = 30 * 24 * 3600.0
-
-
-@dataclass(slots=True)
-class _Active:
-    """An unfinished run and what hangs on it."""
-
-    run: RunState
-    ended: asyncio.Future[Ending]
-    watchers: list[asyncio.Queue[dict[str, Any]]] = field(default_factory=list)
-    predecessor: "_Active | None" = None
-    """The run before it in its conversation, where that is unfinished."""
-    interrupted: bool = False
-    """Accepted before the last start: its journal has to be read first."""
-    owner_spoke: asyncio.Event = field(default_factory=asyncio.Event)
-    task: asyncio.Task[None] | None = None
-
-
-class _Host:
-    """What the sandbox hands to a module: the counter, for one run."""
-
-    __slots__ = ("_counter", "_park", "_run")
-
-    def __init__(self, counter: Counter, run: RunState, park: Callable[[RunState], str]) -> None:
-        self._counter = counter
-        self._run = run
-        self._park = park
-
-    @property
-    def live(self) -> bool:
-        return self._run.live
-
-    @property
-    def stopped(self) -> LoketError | None:
-        return self._run.stopped
-
-    def __call__(self, capability: str, args: str) -> str:
-        try:
-            return self._counter.call(self._run, capability, args)
-        except Suspended:
-            return self._park(self._run)
 
 
 class Engine:
@@ -117,7 +78,7 @@ class Engine:
         self._now = now
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="loket-run")
         self._writer = ThreadPoolExecutor(2, thread_name_prefix="loket-sync")
-        self._active: dict[str, _Active] = {}
+        self._active: dict[str, Active] = {}
         self._agents: dict[str, asyncio.Lock] = {}
         self._last: dict[tuple[str, str], str] = {}
         self._waits = WaitGraph()
@@ -228,16 +189,16 @@ class Engine:
 
     # Beginning
 
-    def _begin(self, request: RunRequest, seed: bytes) -> _Active:
+    def _begin(self, request: RunRequest, seed: bytes) -> Active:
         loop = self._loop = asyncio.get_running_loop()
         token = self._tokens.mint(request.id, request.principal, _TOKEN_LIFETIME_S)
         run = RunState(request, canonical(request.args), token, seed, request.labels)
-        active = _Active(run, loop.create_future())
+        active = Active(run, loop.create_future())
         run.emit = lambda kind, event: self._emit(loop, active, kind, event)
         self._active[request.id] = active
         return active
 
-    def _order(self, active: _Active) -> None:
+    def _order(self, active: Active) -> None:
         """Queue behind the last run of the conversation, and have the parent wait."""
         request = active.run.request
         place = (request.agent, request.conversation)
@@ -249,7 +210,7 @@ class Engine:
             self._waits.add(request.parent, request.id)
         self._last[place] = request.id
 
-    def _start(self, active: _Active) -> None:
+    def _start(self, active: Active) -> None:
         active.task = asyncio.create_task(self._execute(active), name=active.run.request.id)
 
     def _record_start(self, run: RunState, message: str | None) -> None:
@@ -289,7 +250,7 @@ class Engine:
 
     # Running
 
-    async def _execute(self, active: _Active) -> None:
+    async def _execute(self, active: Active) -> None:
         run = active.run
         try:
             if active.predecessor is not None:
@@ -306,13 +267,13 @@ class Engine:
         except LoketError as error:
             ending = await self._give_up(run, error)
         except Exception as error:  # noqa: BLE001 - a fault of the kernel ends one run, and says so
-            ending = await self._give_up(run, _fault(error))
+            ending = await self._give_up(run, fault(error))
         self._forget(active)
         if not active.ended.done():
             active.ended.set_result(ending)
-        self._publish(active, {"type": "end", "run": run.request.id, **_end_event(ending)})
+        self._publish(active, {"type": "end", "run": run.request.id, **end_event(ending)})
 
-    async def _to_the_end(self, active: _Active) -> Ending:
+    async def _to_the_end(self, active: Active) -> Ending:
         run = active.run
         while True:
             lock = self._agents.setdefault(run.request.agent, asyncio.Lock())
@@ -323,7 +284,7 @@ class Engine:
                 return ending
             await self._wait(active)
 
-    async def _wait(self, active: _Active) -> None:
+    async def _wait(self, active: Active) -> None:
         run = active.run
         pending, finishing, run.finishing = run.pending, run.finishing, None
         if finishing is not None:  # begun while the instance was still there; it may be done by now
@@ -393,7 +354,7 @@ class Engine:
                 )
             )
         guest = self._load(module)
-        return guest.run(_Host(self._counter, run, self._park), run.request.operation, run.args, module.limits)
+        return guest.run(Host(self._counter, run, self._park), run.request.operation, run.args, module.limits)
 
     def _direct(self, run: RunState) -> Segment:
         """A call that a person makes: the operation is the capability."""
@@ -439,7 +400,7 @@ class Engine:
                 error = RunEnded("module.answer", wrong.message, "answer with a JSON object")
         spent = run.spent
         return Ending(
-            _status(segment, error),
+            final_status(segment, error),
             self._now(),
             answer,
             error.as_dict() if error is not None else None,
@@ -458,17 +419,17 @@ class Engine:
 
     # Around
 
-    def _emit(self, loop: asyncio.AbstractEventLoop, active: _Active, kind: str, event: dict[str, Any]) -> None:
+    def _emit(self, loop: asyncio.AbstractEventLoop, active: Active, kind: str, event: dict[str, Any]) -> None:
         """From any thread: an event for those who watch."""
         if active.watchers:
             loop.call_soon_threadsafe(self._publish, active, {"type": kind, **event})
 
     @staticmethod
-    def _publish(active: _Active, event: dict[str, Any]) -> None:
+    def _publish(active: Active, event: dict[str, Any]) -> None:
         for queue in active.watchers:
             queue.put_nowait(event)
 
-    def _forget(self, active: _Active) -> None:
+    def _forget(self, active: Active) -> None:
         request = active.run.request
         self._active.pop(request.id, None)
         self._waits.done(request.id)
@@ -479,28 +440,3 @@ class Engine:
 
     async def _on_writer(self, work: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._writer, work, *args)
-
-
-def _status(segment: Segment, error: LoketError | None) -> RunStatus:
-    if error is None:
-        return RunStatus.DONE
-    if error.code == "run.stopped":
-        return RunStatus.STOPPED
-    if error.code.startswith("limit.") and segment.ended is not None:
-        return RunStatus.LIMIT
-    if segment.refusal is not None and isinstance(error, Refusal):
-        return RunStatus.REFUSED
-    return RunStatus.FAILED
-
-
-def _fault(error: Exception) -> Failed:
-    return Failed(
-        "kernel.error",
-        f"the kernel failed: {type(error).__name__}: {error}",
-        "report it with `loket runs show`",
-        blame="machine",
-    )
-
-
-def _end_event(ending: Ending) -> dict[str, Any]:
-    return {"status": ending.status.value, "answer": ending.answer, "error": ending.error}

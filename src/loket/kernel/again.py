@@ -1,0 +1,54 @@
+"""Answers from the journal: what a module gets while it is run again on what was recorded.
+
+In the kernel because resume and proof rest on it: the same calls must be made, in the same order, with the same
+arguments, and none of the nine steps is taken again.
+"""
+
+from collections.abc import Callable
+
+from loket.contracts import RunEnded, from_dict, join_labels
+from loket.kernel import sides
+from loket.kernel.rows import named, safe
+from loket.kernel.state import Recorded, RunState
+from loket.kernel.text import canonical, decode_object
+
+_LOOK = "the module or the journal is not what it was; `loket runs verify` says which"
+
+
+def answer(run: RunState, capability: str, args: str, is_side: bool, now: Callable[[], float]) -> str:
+    """Answer from the journal, if the module asks the same as it did then.
+
+    Raises `RunEnded` (`replay.diverged`) that names the row where it does not.
+    """
+    following = run.history[run.position] if run.position < len(run.history) else None
+    if is_side and not (following is not None and _refused_side(following, capability, run)):
+        decoded, text = decode_object(args, f"the argument of {capability}")
+        answer = sides.perform(run, capability, decoded, now)
+        run.sides.note(capability, text)
+        return canonical(answer)
+    if following is None:
+        raise RunEnded("replay.diverged", f"the module asks for {capability} after its last journaled call", _LOOK)
+    if (following.capability, following.args) != (named(capability), safe(args)):
+        raise RunEnded(
+            "replay.diverged",
+            f"call {following.ordinal} is {capability} now, and {following.capability} in the journal"
+            if following.capability != capability
+            else f"the arguments of call {following.ordinal} ({capability}) are not those in the journal",
+            _LOOK,
+        )
+    if not run.sides.matches(following.sides):
+        raise RunEnded(
+            "replay.diverged",
+            f"the clock, random or log calls before call {following.ordinal} are not those in the journal",
+            _LOOK,
+        )
+    run.exposed = join_labels(run.exposed, following.labels)
+    run.pass_by()
+    if following.answer is not None:
+        return following.answer
+    raise from_dict(following.error or {})
+
+
+def _refused_side(following: Recorded, capability: str, run: RunState) -> bool:
+    """Whether the side call that the module makes now is the one that was refused then."""
+    return following.capability == capability and following.error is not None and run.sides.matches(following.sides)
