@@ -20,8 +20,8 @@ WAIT_S = 90.0
 """Bound on a server's start; compiling a guest for the first time is part of it."""
 
 
-def environment(home: Path) -> dict[str, str]:
-    return {**os.environ, "LOKET_HOME": str(home), "NO_COLOR": "1", "COLUMNS": "200"}
+def environment(home: Path, columns: int = 200) -> dict[str, str]:
+    return {**os.environ, "LOKET_HOME": str(home), "NO_COLOR": "1", "COLUMNS": str(columns)}
 
 
 def prepare(home: Path, model_url: str | None = None) -> Path:
@@ -35,11 +35,11 @@ def prepare(home: Path, model_url: str | None = None) -> Path:
     return home
 
 
-def loket(home: Path, *words: str, code: int | None = 0, stdin: str = "") -> Any:
+def loket(home: Path, *words: str, code: int | None = 0, stdin: str = "", columns: int = 200) -> Any:
     """Run a command to its end. Its JSON where `--json` is among the words, else its standard output."""
     done = subprocess.run(
         [sys.executable, "-m", "loket.cli.main", *words],
-        env=environment(home),
+        env=environment(home, columns),
         input=stdin,
         capture_output=True,
         text=True,

@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -14,8 +16,9 @@ from typing import Any
 import pytest
 
 from guests import wat
-from live import Server, environment, loket, prepare, serving, start
-from loket.testing.model_server import ModelServer, Reply
+from live import Server, environment, free_port, loket, prepare, serving, start
+from loket.home import Home, hold, write_private
+from loket.testing.model_server import ModelServer, Reply, Request
 
 
 @pytest.fixture(scope="module")
@@ -148,18 +151,12 @@ def test_a_module_is_loaded_and_removed_while_the_server_runs(server: Server, tm
     assert "there is no agent" in loket(server.home, "ask", "echo", "anybody?", code=2)
 
 
-def test_a_second_server_on_the_same_home_is_refused(server: Server) -> None:
-    """One kernel a home: the second one says who holds it."""
-    done = subprocess.run(
-        [sys.executable, "-m", "loket.cli.main", "up", "--port", "0"],
-        env=environment(server.home),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "another Loket process holds" in done.stderr
+def test_a_second_server_on_the_same_home_is_named(server: Server) -> None:
+    """One kernel a home: `up` says where the first one is and which process, whatever port it was given."""
+    for port in ("0", str(server.port)):
+        said = loket(server.home, "up", "--port", port, code=1)
+        assert f"Loket already runs on this home: http://127.0.0.1:{server.port} (pid {server.process.pid})" in said
+        assert f"kill {server.process.pid}" in said
 
 
 def test_a_port_that_is_taken_is_named(server: Server, tmp_path: Path) -> None:
@@ -200,6 +197,147 @@ def test_a_kill_in_the_middle_of_an_answer_loses_nothing(tmp_path: Path) -> None
             ]
             assert attempts == [1, 2]
             assert again.stop() == 0
+
+
+def test_a_question_without_a_server_goes_on_with_what_is_unfinished_and_looking_does_not(tmp_path: Path) -> None:
+    """A killed server leaves a run: `runs list` leaves it alone, `ask` answers its own question first, then waits."""
+    latencies = iter((30.0, 1.0))
+
+    def answer(request: Request) -> Reply:
+        slow = "slow" in request.body["messages"][-1]["content"]
+        return Reply("answered", latency_s=next(latencies) if slow else 0.0)
+
+    with ModelServer(answer) as model:
+        home = prepare(tmp_path / "home", model.url)
+        with serving(home) as server:
+            words = ("ask", "main", "slow", "--conversation", "other")
+            asking = threading.Thread(target=loket, args=(home, *words), kwargs={"code": 1})
+            asking.start()
+            assert model.asked.wait(60)
+            server.kill()
+            asking.join()
+        (left,) = loket(home, "runs", "list", "--json")["runs"]
+        assert left["ended"] is None
+        assert len(model.requests) == 1
+        said = loket(home, "ask", "main", "quick")
+        assert "answered" in said
+        assert "Going on with 1 earlier run" in said
+        assert {run["status"] for run in loket(home, "runs", "list", "--json")["runs"]} == {"done"}
+
+
+def test_what_a_server_may_have_accepted_is_not_sent_again(tmp_path: Path) -> None:
+    """A connection that is lost after the request is an error that says so; the message went out once."""
+    home = Home(prepare(tmp_path / "home"))
+    home.prepare()
+    received: list[bytes] = []
+
+    def accept_and_leave(listener: socket.socket) -> None:
+        while True:
+            try:
+                connection, _address = listener.accept()
+            except OSError:
+                return
+            with connection:
+                received.append(connection.recv(1 << 16))
+
+    with hold(home), socket.create_server(("127.0.0.1", 0)) as listener:
+        taking = threading.Thread(target=accept_and_leave, args=(listener,))
+        taking.start()
+        write_private(home.server, json.dumps({"port": listener.getsockname()[1], "pid": 1}).encode())
+        said = loket(home.root, "ask", "main", "once", code=1)
+        listener.shutdown(socket.SHUT_RDWR)
+        taking.join()
+    assert "Failed: the server stopped before the answer was there" in said
+    assert len([data for data in received if data]) == 1
+
+
+def test_another_program_on_the_port_is_not_taken_for_loket(tmp_path: Path) -> None:
+    """An answer that no Loket gives is an error that says what it was, not a crash."""
+    home = Home(prepare(tmp_path / "home"))
+    home.prepare()
+    with ModelServer([Reply("hello")]) as model, hold(home):
+        write_private(home.server, json.dumps({"port": int(model.url.split(":")[2].split("/")[0]), "pid": 1}).encode())
+        assert "(server.answer)" in loket(home.root, "status", code=1)
+
+
+def test_ctrl_c_in_a_chat_stops_waiting_and_the_chat_goes_on(tmp_path: Path) -> None:
+    """The first answer is not waited for, the second one is given; the run of the first can still be looked at."""
+
+    def answer(request: Request) -> Reply:
+        return Reply("tea", latency_s=30.0 if "slow" in request.body["messages"][-1]["content"] else 0.0)
+
+    with ModelServer(answer) as model:
+        home = prepare(tmp_path / "home", model.url)
+        with serving(home), _chat(home) as chat:
+            assert chat.stdin is not None
+            chat.stdin.write("slow\n")
+            chat.stdin.flush()
+            assert model.asked.wait(60)
+            chat.send_signal(signal.SIGINT)
+            assert chat.stderr is not None
+            while "Stopped waiting" not in (line := chat.stderr.readline()):
+                assert line
+            stop = line.partition("loket runs stop ")[2].split()[0]
+            loket(home, "runs", "stop", stop)
+            said, _rest = chat.communicate("quick\n\n", timeout=60)
+    assert chat.returncode == 0
+    assert said.startswith("Loket ")
+    assert "main> tea" in said
+
+
+def _chat(home: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "loket.cli.main", "chat"],
+        env=environment(home),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_chat_for_programs_is_json_lines(server: Server) -> None:
+    """`chat --json` answers each line with one object on one line, errors as well, and prints nothing else."""
+    done = subprocess.run(
+        [sys.executable, "-m", "loket.cli.main", "chat", "--json"],
+        env=environment(server.home),
+        input="hello\nagain\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert [json.loads(line)["answer"] for line in done.stdout.splitlines()] == ["Paris is the capital."] * 2
+
+
+def test_asking_a_server_loads_nothing_that_is_slow(server: Server) -> None:
+    """`loket ask` against a server, and `--help`, import no engine, database driver, client or web framework."""
+    program = (
+        "import sys\n"
+        "from loket.cli.main import entry\n"
+        "sys.argv = ['loket', *sys.argv[1:]]\n"
+        "try:\n    entry()\nexcept SystemExit as ended:\n    assert not ended.code, ended.code\n"
+        "slow = {'wasmtime', 'apsw', 'openai', 'starlette', 'uvicorn', 'jsonschema_rs', 'tomlkit', 'rich'}\n"
+        "assert not slow & sys.modules.keys(), slow & sys.modules.keys()\n"
+        "assert not {'loket.app', 'loket.gateway', 'loket.server'} & sys.modules.keys()\n"
+    )
+    for words in (["--help"], ["ask", "main", "hello"], ["ask", "main", "hello", "--json"]):
+        subprocess.run([sys.executable, "-c", program, *words], env=environment(server.home), timeout=60, check=True)
+
+
+def test_a_local_model_that_is_not_there_is_warned_about(tmp_path: Path) -> None:
+    """`model use` says on stderr when nothing answers at its first route, and not when something does."""
+    with ModelServer([Reply("ok")]) as model:
+        home = prepare(tmp_path / "home", model.url)
+        away = f"http://127.0.0.1:{free_port()}/v1"
+        with serving(home):
+            warned = loket(home, "model", "use", "mine", "test", "--base-url", away, "--model", "m")
+            assert f"Warning: nothing answers at {away}" in warned
+            routes = [line.split()[:2] for line in warned.splitlines()[1:3]]
+            assert routes == [["1", "mine"], ["2", "test"]]
+            fine = loket(home, "model", "use", "test", "mine")
+            assert "Warning" not in fine
+            assert [line.split()[:2] for line in fine.splitlines()[1:3]] == [["1", "test"], ["2", "mine"]]
 
 
 def test_keys_are_seen_by_nobody_but_the_endpoint(tmp_path: Path) -> None:

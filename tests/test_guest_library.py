@@ -1,13 +1,13 @@
 """The guest library: the standard library's clock, chance and output come from the counter, errors from Python."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from guests_fixture import COMPILED, NOW, Scripted, built_guest, digest_of
-from loket.contracts import Guest, Limits, Refusal, RunEnded, Segment
+from loket.contracts import Guest, Limits, LoketError, Refusal, RunEnded, Segment
 from loket.sandbox import WasmSandbox
 
 LIMITS = Limits(cpu_ms=5_000)
@@ -48,10 +48,11 @@ def answer(guest: Guest, operation: str, host: Scripted | None = None, **argumen
     return json.loads(segment.answer)
 
 
-def refusal(guest: Guest, operation: str, host: Scripted | None = None, **arguments: Any) -> Refusal:
+def refusal(guest: Guest, operation: str, host: Scripted | None = None, **arguments: Any) -> LoketError:
     segment = run(guest, operation, host, **arguments)
-    assert isinstance(segment.refusal, Refusal), segment
-    return segment.refusal
+    error = segment.refusal or segment.ended
+    assert error is not None, segment
+    return error
 
 
 def test_every_clock_of_the_standard_library_asks_the_counter(library: Guest) -> None:
@@ -259,13 +260,13 @@ def reply(text: str, calls: list[dict[str, Any]] | None = None) -> dict[str, Any
     return {"text": text, "tool_calls": calls or [], "model": "m", "finish": finish, "tokens": {"in": 1, "out": 1}}
 
 
-def agent_host(models: dict[str, Any], complete: Any = None, **answers: Any) -> Scripted:
+def agent_host(
+    models: dict[str, Any], complete: Any = None, turns: Sequence[dict[str, Any]] = (), **answers: Any
+) -> Scripted:
     memories = [memory(1, SISTER), memory(2, "Who is my sister?"), memory(3, "I will remember", "agent")]
     return Scripted(
         {
-            "kv.get": {"found": False, "value": None},
-            "kv.set": {},
-            "brain.search": {"memories": memories},
+            "brain.search": lambda args: {"memories": list(turns) if args.get("conversation") else memories},
             "brain.add": {"ids": [8, 9]},
             "llm.models": models,
             "llm.complete": complete,
@@ -282,11 +283,11 @@ def tell(guest: Guest, host: Scripted, text: str, **more: Any) -> dict[str, Any]
 
 
 def test_a_small_model_gets_examples_and_what_was_told(main: Guest) -> None:
-    """Six calls a turn; what the person told stands before the question, earlier questions and replies do not."""
+    """Four calls a turn; what the person told stands before the question, earlier questions and replies do not."""
     host = agent_host(SMALL, reply("Her name is Ana.\n\nShe is"))
     said = tell(main, host, "What is my sister's name?")
     assert said == {"text": "Her name is Ana.", "recalled": [1], "model": "m"}
-    assert host.names() == ["kv.get", "brain.search", "llm.models", "llm.complete", "brain.add", "kv.set"]
+    assert host.names() == ["brain.search", "llm.models", "llm.complete", "brain.add"]
     asked = host.asked("llm.complete")[0]
     assert asked["messages"][0] == {"role": "system", "content": "You are a helpful assistant."}
     assert asked["messages"][-1]["content"] == f"{SISTER}. What is my sister's name?"
@@ -310,8 +311,8 @@ def test_a_capable_model_gets_rules_turns_and_tools(main: Guest) -> None:
         {"id": "2", "name": "net_fetch", "arguments": {}},
     ]
     replies = iter([reply("", wanted), reply("Ana.")])
-    turns = [{"user": "Hello", "agent": "Good day"}]
-    host = agent_host(CAPABLE, lambda _args: next(replies), **{"kv.get": {"found": True, "value": turns}})
+    turns = [memory(6, "Good day", "agent"), memory(5, "Hello")]
+    host = agent_host(CAPABLE, lambda _args: next(replies), turns)
     said = tell(main, host, "What is my sister's name?", tools=[SEARCH_TOOL, {**SEARCH_TOOL, "name": "kv.get"}])
     assert said == {"text": "Ana.", "recalled": [1, 2, 3], "model": "m"}
     first, second = host.asked("llm.complete")
@@ -329,7 +330,7 @@ def test_a_capable_model_gets_rules_turns_and_tools(main: Guest) -> None:
     results = [json.loads(message["content"]) for message in second["messages"] if message["role"] == "tool"]
     assert results[0]["memories"][0]["id"] == 1
     assert results[1]["refused"] == "tool.unknown"
-    assert host.asked("kv.set")[0]["value"] == [*turns, {"user": "What is my sister's name?", "agent": "Ana."}]
+    assert [message["role"] for message in first["messages"]] == ["system", "user", "assistant", "user"]
 
 
 def test_a_refused_tool_goes_back_to_the_model_with_its_remedy(main: Guest) -> None:
@@ -368,7 +369,6 @@ def test_without_a_model_it_says_so_and_shows_what_it_remembers(main: Guest) -> 
     assert f"- {SISTER}" in said["text"]
     assert "loket model list" in said["text"]
     assert [item["speaker"] for item in host.asked("brain.add")[0]["items"]] == ["user"]
-    assert host.asked("kv.set") == []
 
 
 def test_a_model_that_fails_is_told_with_its_remedy(main: Guest) -> None:

@@ -56,7 +56,7 @@ RULES = {
     ),
     "cli": _rule(
         "words and tables around operations; nothing is decided here",
-        "__init__ contracts app operations home config packages bench evaluation",
+        "__init__ contracts app operations home config packages server bench evaluation",
         "typer rich",
     ),
     "home": _rule("paths and the lock, needed before anything else is there", "contracts"),
@@ -72,6 +72,10 @@ RULES = {
         "tomlkit",
     ),
     "operations": _rule("what an owner can do, for every door", "__init__ app contracts models packages"),
+    "server": _rule(
+        "the composition of what `loket up` starts: a system, its operations, and the gateway in front of them",
+        "app contracts gateway home operations",
+    ),
     "documents": _rule("documents that are derived from code", "config contracts"),
     "evaluation": _rule("measures the brain as it is, without a kernel around it", "contracts providers store"),
     "bench": _rule(

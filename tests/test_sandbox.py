@@ -249,3 +249,26 @@ def test_each_segment_gets_a_fresh_instance(misbehave: Guest) -> None:
     second = misbehave.run(Scripted(), "memory", '{"mb":20}', Limits())
     assert first.answer == second.answer
     assert first.answer is not None
+
+
+def test_instances_go_at_once_however_they_end(misbehave: Guest) -> None:
+    """Two hundred runs that trap, one after the other: none of them keeps its place in the pool."""
+    for _ in range(200):
+        segment = misbehave.run(Scripted(), "trap", "{}", Limits())
+        assert segment.ended is not None
+        assert segment.ended.code == "module.wasi"
+
+
+def test_more_runs_than_places_wait_for_each_other(misbehave: Guest) -> None:
+    """A hundred runs at once on sixty-four places are all answered."""
+    answers: list[str | None] = []
+
+    def one() -> None:
+        answers.append(misbehave.run(Scripted(), "echo", '{"a":1}', Limits()).answer)
+
+    threads = [threading.Thread(target=one) for _ in range(100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == ['{"a": 1}'] * 100 or set(answers) == {'{"a":1}'}

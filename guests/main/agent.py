@@ -1,13 +1,23 @@
 """The stock agent: recall, think, act through tools in a bounded loop, reply, remember.
 
-A plain turn makes six calls: `kv.get`, `brain.search`, `llm.models`, `llm.complete`, `brain.add`, `kv.set`.
+A plain turn makes four calls: `brain.search`, `llm.models`, `llm.complete`, `brain.add`. For a capable model a second
+`brain.search` brings the last turns of the conversation: they are memories like all others, and forgotten with them.
 """
 
 from typing import Any
 
 from commands import help_text, serve
 from loket_guest import Refused, call, operation
-from prompts import Turn, asks_for_a_fact, first_paragraph, full_prompt, is_small, is_told, small_prompt
+from prompts import (
+    asks_for_a_fact,
+    first_paragraph,
+    full_prompt,
+    is_small,
+    is_told,
+    is_turn,
+    small_prompt,
+    turn_of,
+)
 from tools import Toolbox
 
 RECALLED = 12
@@ -19,9 +29,8 @@ SHOWN = 5
 ROUNDS = 6
 """How often a model may ask for tools before it has to answer."""
 
-KEPT_TURNS = 12
-TURN_LENGTH = 2_000
-"""Characters kept of a turn."""
+KEPT_TURNS = 24
+"""Turns of the conversation, the person's and the agent's, that a capable model sees."""
 
 MEMORY_LENGTH = 20_000
 """Characters that one memory takes."""
@@ -58,8 +67,6 @@ class Conversation:
         self.persona = args.get("persona") or ""
         self.rules = args.get("rules") or ""
         self.tools = Toolbox(args.get("tools") or [])
-        self.key = f"conversation/{args['conversation'][:400]}"
-        self.turns: list[Turn] = call("kv.get", key=self.key)["value"] or []
         self.memories = call("brain.search", query=text[:4_000], limit=RECALLED)["memories"]
         self.used: list[dict[str, Any]] = []
         self.model: str | None = None
@@ -96,7 +103,9 @@ class Conversation:
 
     def think_fully(self, *, with_tools: bool) -> str:
         """Ask a capable model, and do what it asks for through the counter."""
-        messages, self.used = full_prompt(self.persona, self.rules, self.memories, self.turns, self.text)
+        recent = call("brain.search", query="", conversation=True, limit=KEPT_TURNS)["memories"]
+        turns = [turn_of(memory) for memory in reversed(recent) if is_turn(memory)]
+        messages, self.used = full_prompt(self.persona, self.rules, self.memories, turns, self.text)
         offered = {"tools": self.tools.offered} if with_tools and self.tools.offered else {}
         for _ in range(ROUNDS):
             answer = self.complete(messages=messages, **offered)
@@ -130,9 +139,6 @@ class Conversation:
             {"text": text[:MEMORY_LENGTH], "kind": "episode", "speaker": speaker} for speaker, text in said if text
         ]
         call("brain.add", items=items)
-        if reply:
-            turn: Turn = {"user": self.text[:TURN_LENGTH], "agent": reply[:TURN_LENGTH]}
-            call("kv.set", key=self.key, value=[*self.turns, turn][-KEPT_TURNS:])
 
 
 def whole_sentences(text: str) -> str:

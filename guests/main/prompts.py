@@ -2,7 +2,7 @@
 
 import datetime as dt
 import re
-from typing import Any, TypedDict
+from typing import Any
 
 Memory = dict[str, Any]
 Message = dict[str, Any]
@@ -21,6 +21,12 @@ EXAMPLES: tuple[Message, ...] = (
 )
 """Show a small model what is wanted: use what was told, know the world, acknowledge what is told."""
 
+ROLES = {"user": "user", "agent": "assistant"}
+"""The role of a speaker in a model's conversation."""
+
+TURN_LENGTH = 2_000
+"""Characters of a turn that a prompt takes."""
+
 SMALL_MEMORIES = 3
 FULL_MEMORIES = 8
 MEMORY_LENGTH = 1_000
@@ -35,13 +41,6 @@ _REQUEST = re.compile(
     r"(please|tell|write|list|explain|give|show|help|say|make|can|could|would|hello|hi)\b", re.IGNORECASE
 )
 """Begins what a person asked for, which says nothing about the person."""
-
-
-class Turn(TypedDict):
-    """One exchange of a conversation."""
-
-    user: str
-    agent: str
 
 
 def is_small(model: dict[str, Any]) -> bool:
@@ -84,7 +83,7 @@ def is_told(memory: Memory, text: str) -> bool:
 
 
 def full_prompt(
-    persona: str, rules: str, memories: list[Memory], turns: list[Turn], text: str
+    persona: str, rules: str, memories: list[Memory], turns: list[Message], text: str
 ) -> tuple[list[Message], list[Memory]]:
     """Build the messages for a capable model, and list the memories in them."""
     used = [memory for memory in memories if memory["text"] != text][:FULL_MEMORIES]
@@ -93,9 +92,17 @@ def full_prompt(
     if used:
         parts.append("What you remember:\n" + "\n".join(_noted(memory) for memory in used))
     messages: list[Message] = [{"role": "system", "content": "\n\n".join(part for part in parts if part)}]
-    for turn in turns:
-        messages += [{"role": "user", "content": turn["user"]}, {"role": "assistant", "content": turn["agent"]}]
-    return [*messages, {"role": "user", "content": text}], used
+    return [*messages, *turns, {"role": "user", "content": text}], used
+
+
+def is_turn(memory: Memory) -> bool:
+    """Tell whether a memory is something that was said, by the person or by the agent."""
+    return memory["kind"] == "episode" and memory.get("speaker") in ROLES
+
+
+def turn_of(memory: Memory) -> Message:
+    """Make a message of something that was said."""
+    return {"role": ROLES[memory["speaker"]], "content": memory["text"][:TURN_LENGTH]}
 
 
 def _noted(memory: Memory) -> str:

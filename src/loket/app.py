@@ -298,12 +298,12 @@ class Loket:
         return await self.engine.submit(request, message)
 
     def _tools(self, ref: ModuleRef) -> list[dict[str, Json]]:
-        """What the agent may offer to a model: granted capabilities, models and the clockwork left out."""
+        """What the agent may offer to a model: what was granted, but models, its own notes and the clockwork."""
         granted = {grant.capability for grant in self.grants.held(ref.publisher, ref.id)}
         return [
             {"name": c.id, "description": c.summary, "parameters": c.arguments}
             for c in self.registry.all()
-            if c.id in granted and not c.side and c.family != "llm"
+            if c.id in granted and not c.side and c.family not in ("kv", "llm")
         ]
 
     async def direct(self, agent: str, capability: str, args: dict[str, Json]) -> Ending:

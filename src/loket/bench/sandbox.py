@@ -37,6 +37,7 @@ async def _counter_call(place: Place, n: int) -> Taken:
     whole: list[float] = []
     floor: list[float] = []
     async with system_at(place.home("counter-call"), InstantModel(lambda _: "ok"), 1, now=_steady()) as (system, names):
+        system.allow(names[0], "kv.get", {})
         await system.direct(names[0], "kv.set", {"key": "measure", "value": _VALUE})
         guest = system.load(system.module(names[0])[0])
         for _ in range(max(1, n // RUN)):

@@ -1,19 +1,24 @@
 """`loket brain AGENT search|add|correct|forget|history|export`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from loket.cli import client, show
+from loket.cli.arguments import Agent
 from loket.contracts import BadInput
 
 _ACTIONS = ("search", "add", "correct", "forget", "history", "export")
 
 
 def brain(
-    agent: Annotated[str, typer.Argument(help="The agent's id.")],
+    agent: Agent,
     action: Annotated[
-        str, typer.Argument(help="search QUERY, add TEXT, correct ID TEXT, forget ID, history ID, export")
+        str,
+        typer.Argument(
+            help="search QUERY, add TEXT, correct ID TEXT, forget ID, history ID, export",
+            autocompletion=lambda: _ACTIONS,
+        ),
     ],
     words: Annotated[list[str] | None, typer.Argument(help="What the action needs.")] = None,
     limit: Annotated[int, typer.Option(help="search: how many.")] = 10,
@@ -24,10 +29,7 @@ def brain(
     history: Annotated[bool, typer.Option("--history", help="search: superseded memories as well.")] = False,
     json_: show.JsonFlag = False,
 ) -> None:
-    """What an agent remembers: search, add, correct, forget, history, export.
-
-    Example: loket brain main search "sister"
-    """
+    """What an agent remembers: search, add, correct, forget, history, export (as JSON)."""
     given = words or []
     if action == "search":
         found = client.perform(
@@ -39,18 +41,29 @@ def brain(
     elif action == "export":
         show.as_json(client.perform("brain.export", agent=agent))
     else:
-        show.as_json(_change(agent, action, given, kind, subject, key))
+        result, sentence = _change(agent, action, given, kind, subject, key)
+        show.as_json(result) if json_ else show.say(sentence)
 
 
-def _change(agent: str, action: str, given: list[str], kind: str, subject: str | None, key: str | None) -> object:
+def _change(
+    agent: str, action: str, given: list[str], kind: str, subject: str | None, key: str | None
+) -> tuple[dict[str, Any], str]:
+    """Do it; the answer, and a sentence about it."""
     if action == "add":
         text = " ".join(given)
-        return client.perform("brain.add", agent=agent, text=text, kind=kind, subject=subject, key=key)
+        added = client.perform("brain.add", agent=agent, text=text, kind=kind, subject=subject, key=key)
+        return added, f"{agent} remembers it as memory {show.word(added['ids'])}."
     if action == "correct":
-        return client.perform("brain.correct", agent=agent, id=_number(given, action), text=" ".join(given[1:]))
+        fixed = client.perform("brain.correct", agent=agent, id=_number(given, action), text=" ".join(given[1:]))
+        return fixed, f"Memory {fixed['id']} takes the place of memory {fixed['replaced']}, which stays in the history."
     if action == "forget":
-        return client.perform("brain.forget", agent=agent, id=_number(given, action))
+        gone = client.perform("brain.forget", agent=agent, id=_number(given, action))
+        return gone, f"{agent} has forgotten {_memories(gone['forgotten'])}."
     raise BadInput("brain.action", f"there is no action {action!r}", f"one of {', '.join(_ACTIONS)}")
+
+
+def _memories(ids: list[int]) -> str:
+    return f"{'memory' if len(ids) == 1 else 'memories'} {show.word(ids)}"
 
 
 def _number(given: list[str], action: str) -> int:
@@ -59,20 +72,21 @@ def _number(given: list[str], action: str) -> int:
     return int(given[0])
 
 
-def _show_memories(found: dict[str, list[dict[str, object]]], *, as_object: bool) -> None:
+def _show_memories(found: dict[str, list[dict[str, Any]]], *, as_object: bool) -> None:
     if as_object:
         show.as_json(found)
         return
     rows = [
         [
             m["id"],
-            m["score"],
+            f"{m['score']:.3g}" if m.get("score") else "",
             m["kind"],
             m.get("subject"),
             m["text"],
-            m["created"],
+            show.when(m["created"]),
             "superseded" if m.get("closed") else "",
         ]
         for m in found["memories"]
     ]
-    show.table(["id", "score", "kind", "subject", "text", "created", ""], rows, "nothing is remembered about that")
+    columns = ["id", "score", "kind", "subject", "text", "created", ""]
+    show.table(columns, rows, "nothing is remembered about that", whole=("id", "score"), spare=("kind", "created"))

@@ -8,23 +8,42 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from loket.contracts import BadInput, Failed, LoketError, Refusal
-from loket.home import Home, hold
+from loket.contracts import BadInput, Failed, LoketError, RunStatus, from_dict
+from loket.home import DEFAULT_PORT, Home, hold
+
+if TYPE_CHECKING:
+    from loket.app import Loket
 
 OnEvent: TypeAlias = Callable[[dict[str, Any]], None]
 
 _BUSY_S = 20.0
 """Seconds to wait for another command that holds the home."""
 
-_KINDS: dict[str, type[LoketError]] = {"refusal": Refusal, "input": BadInput, "failure": Failed}
+RESUMING = frozenset({"ask", "runs.stop", "runs.settle"})
+"""Operations that go on with unfinished runs where no server does; all others only look, or change something else."""
+
+_OTHERS_S = 60.0
+"""Seconds to wait for runs that a question found unfinished."""
+
+_MOST_PORT = (1 << 16) - 1
 
 
 def home() -> Home:
     """The home that this command works on: `--home`, `LOKET_HOME` or `~/.loket`."""
     return Home(Path(os.environ.get("LOKET_HOME") or Path.home() / ".loket").expanduser().absolute())
+
+
+def port_of(text: str) -> int:
+    """A port as it is written. Raises `BadInput`."""
+    if not (text.isascii() and text.isdigit() and int(text) <= _MOST_PORT):
+        raise BadInput(
+            "port.invalid", f"the port {text!r} is no number from 0 to {_MOST_PORT}", f"--port {DEFAULT_PORT}"
+        )
+    return int(text)
 
 
 def perform(name: str, on_event: OnEvent | None = None, /, **args: Any) -> Any:
@@ -39,7 +58,8 @@ def perform(name: str, on_event: OnEvent | None = None, /, **args: Any) -> Any:
                 pass
         except Failed as held:
             with contextlib.suppress(ConnectionError, TimeoutError):
-                return _remote(where, name, given, on_event)
+                connection = _connected(where)
+                return _remote(connection, where, name, given, on_event)
             if time.monotonic() > until:
                 raise held from None
             time.sleep(0.1)
@@ -60,45 +80,67 @@ def _local(where: Home, name: str, args: dict[str, Any], on_event: OnEvent | Non
     tell_first_start(where)
 
     async def work() -> Any:
-        async with running(where) as system:
-            return await Operations(system).perform(name, args, on_event or _ignore)
+        async with running(where, resume=name in RESUMING) as system:
+            result = await Operations(system).perform(name, args, on_event or _ignore)
+            if name == "ask":
+                await _finish_others(system)
+            return result
 
     return asyncio.run(work())
+
+
+async def _finish_others(system: "Loket") -> None:
+    """Let what an earlier process left unfinished, and this one went on with, come to its end."""
+    states = system.engine.unfinished().values()
+    count = sum(state.status is not RunStatus.ASKING for state in states)
+    if count:
+        runs = "1 earlier run" if count == 1 else f"{count} earlier runs"
+        sys.stderr.write(f"Going on with {runs}, for at most {_OTHERS_S:g} seconds ...\n")
+        await system.engine.finish_others(_OTHERS_S)
 
 
 def _ignore(_event: dict[str, Any]) -> None:
     """Nobody watches."""
 
 
-def _remote(where: Home, name: str, args: dict[str, Any], on_event: OnEvent | None) -> Any:
+def _connected(where: Home) -> http.client.HTTPConnection:
+    """A connection to the server. Raises `ConnectionError` or `TimeoutError` where there is none (yet)."""
     said = where.running()
     if said is None:
         raise ConnectionError
     connection = http.client.HTTPConnection("127.0.0.1", said["port"], timeout=None)
+    connection.connect()
+    return connection
+
+
+def _remote(
+    connection: http.client.HTTPConnection, where: Home, name: str, args: dict[str, Any], on_event: OnEvent | None
+) -> Any:
+    """The server may have accepted what was sent, so nothing is sent again: a lost connection is an error."""
     headers = {"Authorization": f"Bearer {where.secret(where.token)}", "Content-Type": "application/json"}
-    try:
-        connection.request("POST", f"/v1/operations/{name}", json.dumps(args).encode(), headers)
-        response = connection.getresponse()
-        return _read(response, on_event or _ignore)
-    finally:
-        connection.close()
+    with contextlib.closing(connection):
+        try:
+            connection.request("POST", f"/v1/operations/{name}", json.dumps(args).encode(), headers)
+            return _read(connection.getresponse(), on_event or _ignore)
+        except (http.client.HTTPException, OSError):
+            raise _gone() from None
 
 
 def _read(response: http.client.HTTPResponse, on_event: OnEvent) -> Any:
-    if response.status != 200:  # noqa: PLR2004 - the one good status
-        body = json.loads(response.read() or b"{}").get("error", {})
-        raise _error({"kind": "refusal", **body})
-    try:
-        for line in response:
-            event = json.loads(line)
-            if event["type"] == "result":
-                return event["value"]
-            if event["type"] == "error":
-                raise _error(event)
-            on_event(event)
-    except http.client.HTTPException:
-        pass
-    raise Failed(
+    if response.status != HTTPStatus.OK:
+        raise _refused(response)
+    for line in response:
+        event = json.loads(line)
+        if event["type"] == "result":
+            return event["value"]
+        if event["type"] == "error":
+            raise _error(event)
+        on_event(event)
+    raise _gone()
+
+
+def _gone() -> Failed:
+    return Failed(
         "server.gone",
         "the server stopped before the answer was there; what it accepted it will answer when it starts again",
         "loket up, then loket runs list",
@@ -106,8 +148,19 @@ def _read(response: http.client.HTTPResponse, on_event: OnEvent) -> Any:
     )
 
 
+def _refused(response: http.client.HTTPResponse) -> LoketError:
+    try:
+        return _error(json.loads(response.read())["error"])
+    except (ValueError, KeyError, TypeError):
+        return Failed(
+            "server.answer",
+            f"the server answered with status {response.status}, and in no way that Loket does",
+            "is another program on its port? stop the server, then `loket up --port ANOTHER`",
+            blame="machine",
+        )
+
+
 def _error(event: dict[str, Any]) -> LoketError:
-    branch = _KINDS.get(event.get("kind", ""), Failed)
-    error = branch(event["code"], event["message"], event.get("remedy"), blame=event.get("blame"))
+    error = from_dict(event)
     error.run = event.get("run")
     return error

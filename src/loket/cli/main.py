@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from loket import __version__
-from loket.cli import bench, brain, models, modules, runs, server, show
-from loket.contracts import LoketError
+from loket.cli import bench, brain, client, models, modules, runs, server, show, talk
+from loket.contracts import BadInput, LoketError
 
 app = typer.Typer(
     name="loket",
@@ -21,11 +21,15 @@ app = typer.Typer(
 )
 
 server.add_to(app)
+talk.add_to(app)
 modules.add_to(app)
 models.add_to(app)
 bench.add_to(app)
 app.add_typer(runs.app, name="runs")
-app.command("brain", context_settings={"allow_interspersed_args": True})(brain.brain)
+app.command("brain", epilog='Example: loket brain main search "sister"')(brain.brain)
+
+_PLACES = {"--home": ("LOKET_HOME", "a directory"), "--port": ("LOKET_PORT", "a number")}
+"""Options that may stand anywhere: their variable, and what they need."""
 
 
 def _version(wanted: bool) -> None:
@@ -51,28 +55,35 @@ def main(
 
 
 def _take_out(arguments: list[str]) -> list[str]:
-    """Put `--home` and `--port`, wherever they stand before a bare `--`, into the environment."""
-    names = {"--home": "LOKET_HOME", "--port": "LOKET_PORT"}
+    """Put `--home` and `--port`, wherever they stand before a bare `--`, into the environment. Raises `BadInput`."""
     rest: list[str] = []
     words = iter(arguments)
     for word in words:
         name, equals, value = word.partition("=")
         if word == "--":
             return [*rest, word, *words]
-        if name in names and (equals or (value := next(words, ""))):
-            os.environ[names[name]] = value
+        if name in _PLACES:
+            _place(name, value if equals else next(words, ""))
         else:
             rest.append(word)
     return rest
 
 
+def _place(name: str, value: str) -> None:
+    variable, kind = _PLACES[name]
+    if not value or value.startswith("--"):
+        raise BadInput(f"{name[2:]}.missing", f"{name} needs a value: {kind}", f"{name} {kind.split()[-1].upper()}")
+    if name == "--port":
+        client.port_of(value)
+    os.environ[variable] = value
+
+
 def entry() -> None:
     """Run the command line; the process's exit code says how it went."""
-    arguments = _take_out(sys.argv[1:])
     try:
-        app(args=arguments, prog_name="loket")
+        app(args=_take_out(sys.argv[1:]), prog_name="loket")
     except LoketError as error:
-        show.error(error, as_object="--json" in arguments)
+        show.error(error, as_object="--json" in sys.argv)
         sys.exit(show.exit_code(error))
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")

@@ -1,5 +1,6 @@
 """`loket new`, `build`, `install`, `remove`, `agents`, `caps`, `grants`."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,12 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from loket.cli import client, show
+from loket.cli.arguments import Agent, AnyAgent
+from loket.contracts import BadInput
 
 _new = typer.Typer(help="Start something of your own.", no_args_is_help=True)
 _grants = typer.Typer(help="What modules may do: list, allow, revoke.", no_args_is_help=True)
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The module's folder (it holds loket.toml).")]
-Agent = Annotated[str, typer.Argument(help="The module's id.")]
 CapabilityName = Annotated[str, typer.Argument(metavar="CAPABILITY", help="For instance kv.get (`loket caps`).")]
 
 
@@ -23,7 +25,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog="Example: loket build weather")(build)
     app.command(epilog="Example: loket install weather --yes")(install)
     app.command(epilog="Example: loket remove weather")(remove)
-    app.command()(agents)
+    app.command(epilog="Example: loket agents --json")(agents)
     app.command(epilog="Example: loket caps brain.search")(caps)
 
 
@@ -68,6 +70,8 @@ def install(
     if not json_:
         _show_asked(asked)
     granted = _decide(fresh, yes=yes, only=grant, nothing=no_grants or json_)
+    if not json_ and not _compiled(asked["digest"]):
+        sys.stderr.write("Compiling the module for this machine, about ten seconds ...\n")
     result = client.perform("module.install", folder=str(place), grant=granted)
     if json_:
         show.as_json(result)
@@ -77,10 +81,15 @@ def install(
         show.say(f"  not granted: {name}    loket grants allow {result['id']} {name}")
 
 
+def _compiled(digest: str) -> bool:
+    """Whether the home has compiled code of these bytes already; for what is said alone."""
+    return any(client.home().cache.glob(f"{digest[:32]}*.cwasm"))
+
+
 def _show_asked(asked: dict[str, Any]) -> None:
     show.say(f"{asked['id']} {asked['version']} ({asked['kind']}) from {asked['publisher']}: {asked['summary']}")
     rows = [["granted" if want["held"] else "new", want["name"], want["reason"]] for want in asked["wants"]]
-    show.table(["", "asks for", "because it"], rows, "It asks for nothing.")
+    show.table(["", "asks for", "because it"], rows, "It asks for nothing.", whole=("asks for",))
 
 
 def _decide(fresh: list[str], *, yes: bool, only: list[str] | None, nothing: bool) -> list[str]:
@@ -94,10 +103,18 @@ def _decide(fresh: list[str], *, yes: bool, only: list[str] | None, nothing: boo
     return [name for name in fresh if typer.confirm(f"Grant {name}?", default=False)]
 
 
-def remove(agent: Agent, json_: show.JsonFlag = False) -> None:
+def remove(
+    agent: Agent,
+    revoke: Annotated[bool, typer.Option("--revoke", help="Its bytes may still be replayed, but not run.")] = False,
+    json_: show.JsonFlag = False,
+) -> None:
     """Remove a module and its grants; what it remembers and what it did stay."""
-    result = client.perform("module.remove", agent=agent)
-    show.as_json(result) if json_ else show.say(f"Removed {agent}; its brain and its journal stay.")
+    result = client.perform("module.remove", agent=agent, revoke=revoke)
+    if json_:
+        show.as_json(result)
+        return
+    never = " Its bytes may still be replayed, but not run." if revoke else ""
+    show.say(f"Removed {agent}; its brain and its journal stay.{never}")
 
 
 def agents(json_: show.JsonFlag = False) -> None:
@@ -106,8 +123,9 @@ def agents(json_: show.JsonFlag = False) -> None:
     if json_:
         show.as_json(result)
         return
-    rows = [[a["id"], a["version"], a["publisher"], a["summary"], ", ".join(a["asks"])] for a in result["agents"]]
-    show.table(["id", "version", "publisher", "summary", "asks beyond its grants"], rows, "no modules are installed")
+    rows = [[a["id"], a["version"], a["publisher"], a["summary"], a["asks"]] for a in result["agents"]]
+    columns = ["id", "version", "publisher", "summary", "asks beyond its grants"]
+    show.table(columns, rows, "no modules are installed", whole=("id", "version"), spare=("publisher",))
 
 
 def caps(
@@ -120,27 +138,53 @@ def caps(
         show.as_json(result)
         return
     rows = [[c["id"], c["effect"], c["summary"]] for c in result["capabilities"]]
-    show.table(["capability", "effect", "summary"], rows, "none")
+    show.table(["capability", "effect", "summary"], rows, "there are none", whole=("capability", "effect"))
 
 
-@_grants.command("list")
-def grants_list(
-    agent: Annotated[str | None, typer.Argument(help="Only this module's.")] = None, json_: show.JsonFlag = False
-) -> None:
+@_grants.command("list", epilog="Example: loket grants list main")
+def grants_list(agent: AnyAgent = None, json_: show.JsonFlag = False) -> None:
     """List grants: who may do what, since when and because of whom."""
     result = client.perform("grants.list", agent=agent)
     if json_:
         show.as_json(result)
         return
-    rows = [[g["agent"], g["capability"], show.when(g["at"]), g["by"], g["reason"]] for g in result["grants"]]
-    show.table(["module", "capability", "granted", "by", "because it"], rows, "nothing is granted")
+    rows = [
+        [g["agent"], g["capability"], g["constraints"] or "", show.when(g["at"]), g["by"], g["reason"]]
+        for g in result["grants"]
+    ]
+    columns = ["module", "capability", "within", "granted", "by", "because it"]
+    if not any(row[2] for row in rows):
+        columns.remove("within")
+        rows = [[*row[:2], *row[3:]] for row in rows]
+    show.table(columns, rows, "nothing is granted", whole=("module", "capability"), spare=("by", "granted"))
 
 
-@_grants.command("allow", epilog="Example: loket grants allow weather kv.get")
-def grants_allow(agent: Agent, capability: CapabilityName, json_: show.JsonFlag = False) -> None:
+@_grants.command("allow", epilog="Example: loket grants allow weather kv.get --constraint 'prefixes=[\"places/\"]'")
+def grants_allow(
+    agent: Agent,
+    capability: CapabilityName,
+    constraint: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=JSON", help="Narrows the grant; may be repeated.")
+    ] = None,
+    json_: show.JsonFlag = False,
+) -> None:
     """Let a module use a capability, from its next call on."""
-    result = client.perform("grants.allow", agent=agent, capability=capability)
-    show.as_json(result) if json_ else show.say(f"{agent} may use {capability}")
+    constraints = dict(_constraint(text) for text in constraint or [])
+    result = client.perform("grants.allow", agent=agent, capability=capability, constraints=constraints)
+    within = f" within {show.word(constraints)}" if constraints else ""
+    show.as_json(result) if json_ else show.say(f"{agent} may use {capability}{within}")
+
+
+def _constraint(text: str) -> tuple[str, Any]:
+    """Name and value of a constraint. Raises `BadInput`."""
+    name, equals, value = text.partition("=")
+    remedy = "--constraint 'prefixes=[\"places/\"]'"
+    if not name or not equals:
+        raise BadInput("grant.constraint", f"the constraint {text!r} is not NAME=JSON", remedy)
+    try:
+        return name, json.loads(value)
+    except ValueError as error:
+        raise BadInput("grant.constraint", f"the value of the constraint {name} is no JSON: {error}", remedy) from None
 
 
 @_grants.command("revoke", epilog="Example: loket grants revoke weather kv.get")

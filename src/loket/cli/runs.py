@@ -1,10 +1,11 @@
 """`loket runs`: what was done, and the proof of it."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from loket.cli import client, show
+from loket.cli import client, journal, show
+from loket.cli.arguments import agent_ids
 
 app = typer.Typer(help="What agents did: list, show, replay, verify, stop, settle.", no_args_is_help=True)
 
@@ -13,7 +14,7 @@ RunId = Annotated[str, typer.Argument(metavar="ID", help="A run's id, or the sta
 
 @app.command("list", epilog="Example: loket runs list --agent main --limit 5")
 def list_(
-    agent: Annotated[str | None, typer.Option(help="Only this agent's.")] = None,
+    agent: Annotated[str | None, typer.Option(help="Only this agent's.", autocompletion=agent_ids)] = None,
     limit: Annotated[int, typer.Option(help="How many, newest first.")] = 20,
     status: Annotated[str | None, typer.Option(help="Only with this status (done, failed, limit, ...).")] = None,
     json_: show.JsonFlag = False,
@@ -27,34 +28,19 @@ def list_(
         [r["id"], show.when(r["accepted"]), r["agent"], r["status"], r["calls"], r["tokens"], r["operation"]]
         for r in result["runs"]
     ]
-    show.table(["run", "accepted", "agent", "status", "calls", "tokens", "operation"], rows, "no runs yet")
+    columns = ["run", "accepted", "agent", "status", "calls", "tokens", "operation"]
+    show.table(columns, rows, "no runs yet", whole=("run", "status"), spare=("tokens", "calls", "operation"))
 
 
-@app.command(epilog="Example: loket runs show 1hx7")
-def show_(run: RunId, json_: show.JsonFlag = False) -> None:
+@app.command("show", epilog="Example: loket runs show 1hx7 --full")
+def show_(
+    run: RunId,
+    full: Annotated[bool, typer.Option("--full", help="Values as long as they are.")] = False,
+    json_: show.JsonFlag = False,
+) -> None:
     """Show a run with each of its journal rows."""
     result = client.perform("runs.show", run=run)
-    if json_:
-        show.as_json(result)
-        return
-    names = ("id", "agent", "conversation", "status", "digest", "calls", "tokens", "money", "answer", "error")
-    show.table(["", ""], show.fields(result, *names), "nothing")
-    show.say()
-    rows = [
-        [r["seq"], r["kind"], r.get("capability", ""), r.get("decision", ""), ",".join(r.get("rules", [])), _said(r)]
-        for r in result["rows"]
-    ]
-    show.table(["row", "kind", "capability", "decision", "rules", "value"], rows, "no rows")
-
-
-app.registered_commands[-1].name = "show"
-
-
-def _said(row: dict[str, Any]) -> str:
-    import json
-
-    text = json.dumps(row["value"], ensure_ascii=False)
-    return text if len(text) <= 300 else text[:300] + " ..."  # noqa: PLR2004 - a line's worth
+    show.as_json(result) if json_ else journal.show_run(result, full=full)
 
 
 @app.command(epilog="Example: loket runs replay 1hx7 --json")
@@ -89,14 +75,14 @@ def verify(
     raise typer.Exit(show.DONE if result["ok"] else show.FAILED)
 
 
-@app.command()
+@app.command(epilog="Example: loket runs stop 1hx7")
 def stop(run: RunId, json_: show.JsonFlag = False) -> None:
     """End an unfinished run."""
     result = client.perform("runs.stop", run=run)
     show.as_json(result) if json_ else show.say(f"{result['run']} is {result['status']}")
 
 
-@app.command()
+@app.command(epilog="Example: loket runs settle 1hx7 --not")
 def settle(
     run: RunId,
     happened: Annotated[bool, typer.Option("--happened/--not", help="Whether the effect happened.")],

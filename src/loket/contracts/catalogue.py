@@ -123,6 +123,7 @@ STOCK: tuple[Capability, ...] = (
                 "key": _text(200, about="only this property of the subject"),
                 "as_of": {"type": "string", "format": "date-time", "description": "what was believed at that time"},
                 "history": {"type": "boolean", "default": False, "description": "superseded memories as well"},
+                "conversation": {"type": "boolean", "default": False, "description": "only of this conversation"},
             },
             "query",
         ),

@@ -57,7 +57,7 @@ class BrainProvider:
     def search(self, call: Call) -> Answer:
         """Recall memories; answers `memories`, best first, and carries the labels of each."""
         with self._store.open(call.agent) as connection:
-            found = brain_search.search(connection, dict(call.args))
+            found = brain_search.search(connection, dict(call.args), call.conversation)
         return Answer({"memories": found}, join_labels((), *(tuple(memory["labels"]) for memory in found)))
 
     def correct(self, call: Call) -> Answer:

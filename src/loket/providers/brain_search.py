@@ -68,12 +68,14 @@ class _Candidate(NamedTuple):
     subject: str | None
 
 
-def search(connection: apsw.Connection, args: dict[str, Any]) -> list[dict[str, Any]]:
+def search(connection: apsw.Connection, args: dict[str, Any], conversation: str = "") -> list[dict[str, Any]]:
     """The answer to `brain.search`: memories, best first; the newest where the question has no words to look for.
+
+    `conversation` is the one in which the search is made.
 
     Raises `Refusal` for a time that cannot be read, `Damaged` for a row that is not what was written.
     """
-    wanted = filter_of(args)
+    wanted = filter_of(args, conversation)
     limit = args.get("limit", 10)
     question = args["query"]
     terms = query.terms(question)
@@ -84,7 +86,7 @@ def search(connection: apsw.Connection, args: dict[str, Any]) -> list[dict[str, 
     return [public(row, score) for identity, score in ranked[:limit] if (row := read(connection, identity))]
 
 
-def filter_of(args: dict[str, Any]) -> Filter:
+def filter_of(args: dict[str, Any], conversation: str = "") -> Filter:
     """The condition that the arguments of `brain.search` make. Raises `Refusal` for a time that cannot be read."""
     parts: list[str] = []
     values: list[Any] = []
@@ -98,6 +100,9 @@ def filter_of(args: dict[str, Any]) -> Filter:
         if field in args:
             parts.append(f"m.{field}_folded = ?")
             values.append(folded(args[field]))
+    if args.get("conversation"):
+        parts.append("m.conversation = ?")
+        values.append(conversation)
     if "kinds" in args:
         places = ", ".join("?" * len(args["kinds"]))
         parts.append(f"(m.kind IN ({places}) OR m.corrects IN ({places}))")

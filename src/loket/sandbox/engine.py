@@ -40,18 +40,18 @@ from loket.contracts import (
     Suspended,
 )
 from loket.sandbox import binding
+from loket.sandbox.pool import INSTANCES, TABLE_ELEMENTS, use_pool
 from loket.sandbox.traps import explain_trap
 
 TICK_S = 0.01
 """Seconds between two ticks of the epoch: how exactly a deadline is kept."""
 
-_TABLE_ELEMENTS = 200_000
 _OWN_FAILURE = "guest."
 """Begins the codes with which the guest libraries say that the module itself failed."""
 
 _NS_PER_MS = 1_000_000
 
-_FORMAT = "2"
+_FORMAT = "3"
 """Changes whenever `_config` does: compiled code of another format is never loaded."""
 
 
@@ -64,6 +64,7 @@ def _config() -> Config:
     config.wasm_threads = False
     config.shared_memory = False
     config.max_wasm_stack = 1 << 20
+    use_pool(config)
     return config
 
 
@@ -79,6 +80,7 @@ class WasmSandbox:
         self._guests: dict[str, WasmGuest] = {}
         self._lock = threading.Lock()
         self._loading: dict[str, threading.Lock] = {}
+        self._places = threading.BoundedSemaphore(INSTANCES)
 
     def load(self, wasm: Path, digest: str) -> Guest:
         """Load a module whose bytes have this SHA-256 (hex). Compiling a new one takes seconds.
@@ -170,18 +172,21 @@ class WasmSandbox:
 
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:
-        with self._ticker.running():
+        with self._places, self._ticker.running():
             yield
 
-    def _instantiate(self, component: Component, limits: Limits) -> tuple[Store, Func]:
+    def _store(self, limits: Limits) -> Store:
         store = Store(self._engine)
-        store.set_limits(memory_size=limits.memory_mb << 20, table_elements=_TABLE_ELEMENTS, memories=1)
+        store.set_limits(memory_size=limits.memory_mb << 20, table_elements=TABLE_ELEMENTS, memories=1)
         store.set_epoch_deadline(1)
         binding.watch_deadline(store)
+        return store
+
+    def _instantiate(self, store: Store, component: Component) -> Func:
         function = self._linker.instantiate(store, component).get_func(store, "handle")
         if function is None:
             raise BadInput("module.exports", "the module exports no `handle`")
-        return store, function
+        return function
 
 
 class WasmGuest:
@@ -205,13 +210,16 @@ class WasmGuest:
             binding.current.call = binding.current.tick = None
 
     def _enter(self, meter: "_Meter", operation: str, args: str, limits: Limits) -> Segment:
+        store = self._sandbox._store(limits)  # noqa: SLF001
         try:
-            store, function = self._sandbox._instantiate(self._component, limits)  # noqa: SLF001
+            function = self._sandbox._instantiate(store, self._component)  # noqa: SLF001
             reply = binding.handle(store, function, operation, args, limits.answer_kb << 10)
         except WasmtimeError as error:
             return meter.ended_by(str(error))
         except binding.TooLong as error:
             return meter.segment(ended=_too_long(error.size, limits))
+        finally:
+            store.close()  # now, and not when the garbage collector comes: its slot of the pool is wanted
         if isinstance(reply, str):
             return meter.segment(answer=reply)
         if reply.code.startswith(_OWN_FAILURE):

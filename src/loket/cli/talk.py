@@ -1,0 +1,153 @@
+"""`loket ask` and `loket chat`."""
+
+import contextlib
+import importlib.util
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from loket import __version__
+from loket.cli import client, show
+from loket.cli.arguments import Agent, agent_ids
+from loket.contracts import LoketError
+from loket.home import Home
+
+_HISTORY_LINES = 1_000
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command(epilog='Example: loket ask main "What is my sister\'s name?" --json')(ask)
+    app.command(epilog="Example: loket chat main")(chat)
+
+
+class _Printer:
+    """Prints what a run does while it happens: pieces of the answer as they come. Keeps the run's id."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self.written = ""
+        self.run: str | None = None
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        if event["type"] == "accepted":
+            self.run = event["run"]
+        elif event["type"] == "asking":
+            sys.stderr.write(f"The run waits for you: loket runs settle {event['run']} --happened | --not\n")
+        elif not self._quiet:
+            self._show(event)
+
+    def _show(self, event: dict[str, Any]) -> None:
+        if event["type"] == "piece":
+            self.written += event["text"]
+            sys.stdout.write(show.clean(event["text"]))
+            sys.stdout.flush()
+        elif event["type"] == "withdrawn" and self.written:
+            sys.stdout.write("\n[the model was interrupted; it starts again]\n")
+            self.written = ""
+
+    def finish(self, answer: str) -> None:
+        """End the line where the answer has been written already, else write it."""
+        if self.written.strip() == answer.strip():
+            show.say()
+        else:
+            show.say(("\n" if self.written else "") + answer)
+
+
+def ask(
+    agent: Agent,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to say; - reads it from standard input.")],
+    conversation: Annotated[str, typer.Option(help="Messages of one conversation are answered in order.")] = "main",
+    message: Annotated[str | None, typer.Option(help="An id of your own: sent twice, it is answered once.")] = None,
+    json_: show.JsonFlag = False,
+) -> None:
+    """Send a message to an agent and print its answer."""
+    printer = _Printer(quiet=json_ or not sys.stdout.isatty())
+    said = sys.stdin.read() if text == "-" else text
+    result = client.perform("ask", printer, agent=agent, text=said, conversation=conversation, message=message)
+    if json_:
+        show.as_json(result)
+    else:
+        printer.finish(result["answer"])
+
+
+def chat(
+    agent: Annotated[
+        str, typer.Argument(metavar="[AGENT]", help="The module's id.", autocompletion=agent_ids)
+    ] = "main",
+    conversation: Annotated[str, typer.Option(help="The conversation to go on with.")] = "main",
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, and no prompts.")] = False,
+) -> None:
+    """Talk with an agent. Ctrl-C stops waiting for an answer; an empty line or Ctrl-D ends."""
+    # A shell that starts a program in the background has it ignore Ctrl-C; here it always means: stop waiting.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if not json_:
+        show.say(f"Loket {__version__}. You talk to {agent}; /help shows what it can do.")
+        show.say("Ctrl-C stops waiting for an answer; an empty line or Ctrl-D ends.")
+    with _history(client.home()):
+        while text := _line("" if json_ else "you> "):
+            _answer(agent, text, conversation, as_object=json_)
+
+
+def _line(prompt: str) -> str:
+    """What is typed; nothing at the end of the input and at Ctrl-C."""
+    try:
+        return input(prompt).strip()
+    except (EOFError, KeyboardInterrupt):
+        sys.stderr.write("\n")
+        return ""
+
+
+def _answer(agent: str, text: str, conversation: str, *, as_object: bool) -> None:
+    """One message and its answer, or why there is none."""
+    printer = _Printer(quiet=as_object)
+    if not as_object:
+        sys.stdout.write(f"{agent}> ")
+        sys.stdout.flush()
+    try:
+        result = client.perform("ask", printer, agent=agent, text=text, conversation=conversation)
+    except KeyboardInterrupt:
+        _stopped_waiting(printer.run)
+    except LoketError as error:
+        if as_object:
+            show.say(json.dumps({"error": {**error.as_dict(), "run": error.run}}, ensure_ascii=False))
+        else:
+            show.say()
+        show.error(error, as_object=False)
+    else:
+        show.say(json.dumps(result, ensure_ascii=False)) if as_object else printer.finish(result["answer"])
+
+
+def _stopped_waiting(run: str | None) -> None:
+    if run is None:
+        sys.stderr.write("\nStopped before the message was accepted.\n")
+    else:
+        sys.stderr.write(
+            f"\nStopped waiting. The message stays accepted: loket runs show {run} has its answer later,"
+            f" and loket runs stop {run} ends it.\n"
+        )
+
+
+@contextlib.contextmanager
+def _history(home: Home) -> Iterator[None]:
+    """Line editing where somebody types and the system has it; lines are kept in the home, for its user alone."""
+    if not sys.stdin.isatty() or importlib.util.find_spec("readline") is None:
+        yield
+        return
+    import readline
+
+    home.prepare()
+    path = home.root / "chat_history"
+    with contextlib.suppress(OSError):
+        readline.read_history_file(path)
+    try:
+        yield
+    finally:
+        readline.set_history_length(_HISTORY_LINES)
+        path.touch(mode=0o600)
+        readline.write_history_file(path)
+        path.chmod(0o600)

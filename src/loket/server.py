@@ -1,0 +1,105 @@
+"""A running system behind its gateway, on loopback, until it is interrupted: what `loket up` starts."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from loket.app import running
+from loket.contracts import BadInput, Failed, LoketError, Provider
+from loket.gateway.http import Gateway, make_server
+from loket.home import Home, hold, write_private
+from loket.operations import Operations
+
+_BUSY_S = 20.0
+"""Seconds to wait for a command that works on the home."""
+
+_PAUSE_S = 0.1
+
+
+async def serve(home: Home, port: int, say: Callable[[str], None]) -> None:
+    """Serve the home's operations on 127.0.0.1 until SIGINT or SIGTERM. `say` takes sentences for the owner.
+
+    `port` 0 takes a free one. The home is prepared. Raises `Failed` (`server.running`, `home.held`) where another
+    process works on the home, `BadInput` (`port.taken`) where the port cannot be used, and what a failed start raises.
+    """
+    await _wait_for(home)
+    with _listen(port) as listener:
+        port = listener.getsockname()[1]
+        say(f"Loket starts on http://127.0.0.1:{port} (home {home.root}) ...")
+        async with running(home) as system:
+            gateway = Gateway(Operations(system).perform, home.secret(home.token), lambda: True)
+            server = make_server(gateway, port)
+            loop = asyncio.get_running_loop()
+            for name in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(name, setattr, server, "should_exit", True)
+            write_private(home.server, json.dumps({"port": port, "pid": os.getpid()}).encode())
+            warming = asyncio.create_task(_warm(system.llm))
+            try:
+                say(f'Loket is ready: http://127.0.0.1:{port}\n  try: loket ask main "Hello"   (stop: Ctrl-C)')
+                await server.serve(sockets=[listener])
+            finally:
+                home.server.unlink(missing_ok=True)
+                warming.cancel()
+                await system.engine.drain()
+    say("Loket has stopped.")
+
+
+async def _wait_for(home: Home) -> None:
+    """Wait until nobody holds the home. Raises `Failed` at once where that is a server, else after a while."""
+    until = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            with hold(home):
+                return
+        except Failed:
+            said = home.running()
+            if said is not None and _answers(said["port"]):
+                raise _already(said) from None
+            if time.monotonic() > until:
+                raise
+        await asyncio.sleep(_PAUSE_S)
+
+
+def _already(said: dict[str, Any]) -> Failed:
+    return Failed(
+        "server.running",
+        f"Loket already runs on this home: http://127.0.0.1:{said['port']} (pid {said['pid']})",
+        f"use it as it is, stop it with `kill {said['pid']}`, or name another home with --home",
+        blame="owner",
+    )
+
+
+def _answers(port: int) -> bool:
+    """Whether anybody listens there: what a killed server left behind names a port that is free."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 1.0).close()
+    except OSError:
+        return False
+    return True
+
+
+def _listen(port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("127.0.0.1", port))
+    except OSError as error:
+        listener.close()
+        raise BadInput(
+            "port.taken", f"port {port} on 127.0.0.1 cannot be used: {error.strerror}", "loket up --port ANOTHER"
+        ) from None
+    return listener
+
+
+async def _warm(model: Provider) -> None:
+    """Load the model while nobody waits; a model that fails says so when it is asked."""
+    warm = getattr(model, "warm", None)
+    if warm is not None:
+        with contextlib.suppress(LoketError):
+            await warm()
