@@ -43,8 +43,8 @@ def test_what_was_said_is_recalled_in_a_new_process_and_both_runs_verify(home: P
     loket(home, "ask", "main", "My sister's name is Ana")
     asked = loket(home, "ask", "main", "What is my sister's name?", "--json")
     shown = loket(home, "runs", "show", asked["run"], "--json")
-    (recall,) = [row for row in shown["rows"] if row.get("capability") == "brain.search"]
-    assert "My sister's name is Ana" in [memory["text"] for memory in recall["value"]["answer"]["memories"]]
+    recalls = [row["value"]["answer"] for row in shown["rows"] if row.get("capability") == "brain.search"]
+    assert "My sister's name is Ana" in [memory["text"] for recall in recalls for memory in recall["memories"]]
     verified = loket(home, "runs", "verify", "--json")
     assert verified["failed"] == 0
     assert verified["verified"] >= 2
@@ -105,15 +105,15 @@ def test_a_refusal_is_an_object_with_json(home: Path) -> None:
 
 def test_a_revoked_grant_is_refused_and_the_refusal_names_the_remedy(home: Path) -> None:
     """Revoke, ask, read the remedy, do it, ask again."""
-    loket(home, "grants", "revoke", "main", "kv.get")
+    loket(home, "grants", "revoke", "main", "brain.search")
     refused = loket(home, "ask", "main", "hello", code=3)
-    assert "main has no grant for kv.get" in refused
-    assert "loket grants allow main kv.get" in refused
-    loket(home, "grants", "allow", "main", "kv.get")
+    assert "main has no grant for brain.search" in refused
+    assert "loket grants allow main brain.search" in refused
+    loket(home, "grants", "allow", "main", "brain.search")
     assert "You said" in loket(home, "ask", "main", "hello")
     grants = loket(home, "grants", "list", "main", "--json")["grants"]
-    assert {"agent": "main", "capability": "kv.get", "by": "owner"}.items() <= next(
-        grant for grant in grants if grant["capability"] == "kv.get"
+    assert {"agent": "main", "capability": "brain.search", "by": "owner"}.items() <= next(
+        grant for grant in grants if grant["capability"] == "brain.search"
     ).items()
 
 
@@ -195,11 +195,11 @@ def test_a_narrow_table_leaves_out_what_is_spare_and_folds_the_rest(
     monkeypatch.setenv("COLUMNS", "40")
     name = "1m7ykycn81byjp5xs4s5"
     show.table(["id", "about", "more"], [[name, "many words that fold", "x" * 30]], "", whole=["id"], spare=["more"])
-    show.table(["id", "about"], [[name, "y" * 60]], "", whole=["id"])
+    show.table(["id", "about"], [[name, "q" * 60]], "", whole=["id"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["id", "about"]
     assert [line.split()[0] for line in lines if name in line] == [name, name]
-    assert sum(line.count("y") for line in lines) == 60
+    assert sum(line.count("q") for line in lines) == 60
     assert max(len(line) for line in lines) <= 40
 
 

@@ -45,7 +45,7 @@ def test_a_message_is_answered_as_a_stream(server: Server) -> None:
     got = events(body)
     assert got[0]["type"] == "accepted"
     assert "".join(event["text"] for event in got if event["type"] == "piece") == "Paris is the capital."
-    assert next(event["capability"] for event in got if event["type"] == "call") == "kv.get"
+    assert next(event["capability"] for event in got if event["type"] == "call") == "brain.search"
     assert got[-1]["type"] == "result"
     assert got[-1]["value"]["answer"] == "Paris is the capital."
     assert got[-1]["value"]["run"] == got[0]["run"]

@@ -20,7 +20,7 @@ from prompts import (
 )
 from tools import Toolbox
 
-RECALLED = 12
+RECALLED = 10
 """Memories asked for; the prompts take fewer."""
 
 SHOWN = 5
@@ -29,7 +29,7 @@ SHOWN = 5
 ROUNDS = 6
 """How often a model may ask for tools before it has to answer."""
 
-KEPT_TURNS = 24
+KEPT_TURNS = 16
 """Turns of the conversation, the person's and the agent's, that a capable model sees."""
 
 MEMORY_LENGTH = 20_000

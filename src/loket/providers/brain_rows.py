@@ -3,7 +3,7 @@
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import apsw
@@ -58,6 +58,19 @@ def read(connection: apsw.Connection, identity: int) -> dict[str, Any] | None:
     if digest(row[:-1]) != row[-1]:
         raise _damaged(identity)
     return dict(zip(COLUMNS, row[:-1], strict=True))
+
+
+def read_all(connection: apsw.Connection, identities: Sequence[int]) -> list[dict[str, Any]]:
+    """The rows of several memories, in the order asked for, in one query. Raises `Damaged` as `read` does."""
+    marks = ", ".join("?" * len(identities))
+    try:
+        found = {row[0]: row for row in connection.execute(f"{SELECT} WHERE id IN ({marks})", identities)}
+    except UnicodeDecodeError:
+        return [row for identity in identities if (row := read(connection, identity))]
+    for row in found.values():
+        if digest(row[:-1]) != row[-1]:
+            raise _damaged(row[0])
+    return [dict(zip(COLUMNS, found[each][:-1], strict=True)) for each in identities if each in found]
 
 
 def _damaged(identity: int) -> Damaged:

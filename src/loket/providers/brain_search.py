@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from loket.providers import brain_query as query
-from loket.providers.brain_rows import folded, parse_time, public, read
+from loket.providers.brain_rows import folded, parse_time, public, read_all
 
 BM25 = "bm25(recall, 1.0, 0.5, 0.7, 1.0, 0.6, 1.0, 0.4, 0.4)"
 """Weights of text, speaker, date, note, gist, topic and the two context columns."""
@@ -83,7 +83,8 @@ def search(connection: apsw.Connection, args: dict[str, Any], conversation: str 
         return _newest(connection, wanted, limit)
     known = _known_names(connection, question)
     ranked = _rank(_candidates(connection, terms, known, wanted, limit), known, asks_when=query.asks_when(question))
-    return [public(row, score) for identity, score in ranked[:limit] if (row := read(connection, identity))]
+    scores = dict(ranked[:limit])
+    return [public(row, scores[row["id"]]) for row in read_all(connection, list(scores))]
 
 
 def filter_of(args: dict[str, Any], conversation: str = "") -> Filter:
@@ -115,7 +116,7 @@ def _newest(connection: apsw.Connection, wanted: Filter, limit: int) -> list[dic
     condition = " AND ".join([*parts, *([wanted.condition] if wanted.condition else [])])
     sql = f"SELECT id FROM memory AS m WHERE {condition} ORDER BY id DESC LIMIT ?"  # noqa: S608 - made of fixed texts
     ids = [identity for (identity,) in connection.execute(sql, (*wanted.values, limit))]
-    return [public(row, 0.0) for identity in ids if (row := read(connection, identity))]
+    return [public(row, 0.0) for row in read_all(connection, ids)]
 
 
 def _candidates(
