@@ -343,7 +343,7 @@ def test_logs_are_kept_up_to_their_bytes(rig: Rig) -> None:
     rig.counter.call(run, "kv.get", '{"key":"a"}')
     side = json.loads(rig.rows()[0].value)["sides"]
     assert len(side["logs"]) == 3
-    assert side["dropped"] == 2100
+    assert side["dropped"] == 7 * 316
 
 
 def test_side_calls_need_grants_too(rig: Rig) -> None:
@@ -403,3 +403,27 @@ def test_sizes_are_bytes(rig: Rig) -> None:
     """Characters of several bytes count as the bytes that they take."""
     run = rig.run(rig.module("tester", "kv.set"))
     assert refused(rig, run, "kv.set", '{"key":"a","value":"' + "☃" * (100 << 10) + '"}').code == "limit.args"
+
+
+def test_refused_calls_do_not_fill_the_journal(rig: Rig) -> None:
+    """A megabyte that was refused is a digest on its row."""
+    run = rig.run(rig.module())
+    for _ in range(3):
+        refused(rig, run, "no.such", '{"key":"' + "x" * (1 << 20) + '"}')
+    assert sum(len(row.value) for row in rig.rows()) < 3000
+    assert "sha256" in rig.rows()[0].value.decode()
+
+
+def test_a_whole_number_may_be_written_as_a_fraction(rig: Rig) -> None:
+    """JSON knows one kind of number: 16.0 is 16."""
+    run = rig.run(rig.module("tester", "random.bytes"))
+    assert len(json.loads(rig.counter.call(run, "random.bytes", '{"n":16.0}'))["hex"]) == 32
+
+
+def test_empty_lines_count_as_logs(rig: Rig) -> None:
+    """A flood of empty lines is dropped like any other."""
+    run = rig.run(rig.module("tester", "log.write", "kv.get", limits=Limits(log_kb=1)))
+    for _ in range(200):
+        rig.counter.call(run, "log.write", '{"text":""}')
+    rig.counter.call(run, "kv.get", '{"key":"a"}')
+    assert len(json.loads(rig.rows()[0].value)["sides"]["logs"]) == 64

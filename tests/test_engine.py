@@ -622,3 +622,105 @@ def test_a_quick_wait_keeps_its_instance_and_a_slow_one_does_not(tmp_path: Path)
         rig.close()
 
     asyncio.run(main())
+
+
+def test_a_message_that_cannot_be_accepted_holds_nobody_up(tmp_path: Path) -> None:
+    """The run queued behind a failed submission is answered."""
+
+    async def main() -> None:
+        rig = EngineRig(tmp_path, scripts={"a": Script(lambda _call, _args: {"text": "ok"})})
+        bad = rig.request("a", "r1", conversation="c", args={"text": "\ud800"})
+        good = rig.request("a", "r2", conversation="c")
+        failed, run = await asyncio.gather(rig.engine.submit(bad), rig.engine.submit(good), return_exceptions=True)
+        assert isinstance(failed, UnicodeEncodeError)
+        assert run == "r2"
+        await until(lambda: not rig.engine.unfinished())
+        found = rig.database.run("r2")
+        assert found is not None
+        assert found["answer"] == {"text": "ok"}
+        await rig.engine.close()
+        rig.close()
+
+    asyncio.run(main())
+
+
+def test_a_run_can_be_stopped_at_every_stage_and_more_than_once(tmp_path: Path) -> None:
+    """Queued, waiting, stopped twice: it ends, and the run behind it goes on."""
+
+    async def main() -> None:
+        gate = Gate()
+        script = Script(lambda call, a: call("gate.wait") if a.get("wait") else {"text": "ok"})
+        rig = EngineRig(tmp_path, gate.provider(), scripts={"a": script}, more=(gate.declared,))
+        for run, args in (("r1", {"wait": True}), ("r2", {}), ("r3", {})):
+            await rig.engine.submit(rig.request("a", run, conversation="one", args=args))
+        await until(lambda: rig.engine.unfinished()["r1"].status is RunStatus.WAITING)
+        queued = asyncio.create_task(rig.engine.result("r2"))
+        await asyncio.sleep(0)
+        assert rig.engine.stop("r2")
+        assert (await queued).status is RunStatus.STOPPED
+        waiting = asyncio.create_task(rig.engine.result("r1"))
+        await asyncio.sleep(0)
+        assert rig.engine.stop("r1")
+        for _ in range(3):
+            await asyncio.sleep(0)
+            rig.engine.stop("r1")
+        assert (await waiting).status is RunStatus.STOPPED
+        await until(lambda: not rig.engine.unfinished())
+        found = rig.database.run("r3")
+        assert found is not None
+        assert found["status"] == "done"
+        await rig.engine.close()
+        rig.close()
+
+    asyncio.run(main())
+
+
+def test_an_interrupted_effect_that_is_refused_when_tried_again_replays(tmp_path: Path) -> None:
+    """The grant was revoked between the crash and the next start: refused, journaled, and honest."""
+    happened: list[int] = []
+    interrupted(tmp_path, OnUncertain.DEDUPE, happened)
+
+    def body(call: Any, _args: dict[str, Any]) -> Any:
+        try:
+            call("world.change", n=1)
+        except Refusal as refusal:
+            return {"text": refusal.code, "at": call("clock.now")["seconds"]}
+        return {}
+
+    async def main() -> None:
+        rig = EngineRig(
+            tmp_path,
+            Handlers(world__change=lambda _call: Answer({})),
+            scripts={"a": Script(body)},
+            more=(uncertain(OnUncertain.DEDUPE),),
+            policy=Allow(),
+        )
+        rig.grants.revoke("local", "a", "world.change")
+        rig.engine.resume(rig.database.unfinished())
+        ending = await rig.engine.result("r1")
+        assert ending.answer is not None
+        assert ending.answer["text"] == "grant.missing"
+        assert (await asyncio.to_thread(rig.replayer.replay, "r1")).ok
+        await rig.engine.close()
+        rig.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("code", ["replay.diverged", "run.stopped", "limit.cpu"])
+def test_a_module_that_refuses_with_the_kernels_codes_gains_nothing(tmp_path: Path, code: str) -> None:
+    """Its refusal is a refusal, it verifies, and another answer does not."""
+
+    def body(_call: Any, _args: dict[str, Any]) -> Any:
+        raise Refusal(code, "said by the module")
+
+    async def main() -> None:
+        rig = EngineRig(tmp_path, scripts={"a": Script(body)})
+        assert (await rig.ask("a", "r1")).status is RunStatus.REFUSED
+        assert (await asyncio.to_thread(rig.replayer.replay, "r1")).ok
+        rig.scripts["a"] = Script(lambda _call, _args: {"text": "something else"})
+        assert not (await asyncio.to_thread(rig.replayer.replay, "r1")).ok
+        await rig.engine.close()
+        rig.close()
+
+    asyncio.run(main())

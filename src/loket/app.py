@@ -14,10 +14,12 @@ from loket.contracts import (
     OWNER,
     BadInput,
     Capability,
+    Damaged,
     Ending,
     Grant,
     Guest,
     Json,
+    LoketError,
     ModuleRef,
     Policy,
     Principal,
@@ -122,6 +124,8 @@ class Loket:
         )
         self.replayer = Replayer(self.counter, self.journal, self.load, request_of)
         self._packages: dict[str, tuple[ModuleRef, Package]] = {}
+        self.unreadable: dict[str, LoketError] = {}
+        """Installed modules whose folder cannot be read, and why; the others go on."""
         self._messages: dict[tuple[str, str], asyncio.Future[str]] = {}
 
     def _today(self) -> str:
@@ -153,7 +157,10 @@ class Loket:
 
     def _read_modules(self) -> None:
         for row in self.database.modules():
-            self._read_module(row)
+            try:
+                self._read_module(row)
+            except (BadInput, Damaged) as error:
+                self.unreadable[row["id"]] = error
 
     def _read_module(self, row: dict[str, Any]) -> None:
         package = read_installed(self.home.root / row["folder"], self.home.modules, row["digest"])
@@ -168,6 +175,8 @@ class Loket:
 
     def module(self, name: str) -> tuple[ModuleRef, Package]:
         """An installed module by id. Raises `BadInput`."""
+        if name in self.unreadable:
+            raise self.unreadable[name]
         if name not in self._packages:
             have = ", ".join(sorted(self._packages)) or "none"
             raise BadInput("agent.unknown", f"there is no agent {name!r}; installed: {have}", "loket agents")
@@ -194,6 +203,7 @@ class Loket:
             check_constraints(self.registry.find(capability).capability, want.constraints)
             self.grants.allow(Grant(publisher, name, capability, want.constraints, granted_by, now, want.reason))
         self._read_module({"publisher": publisher, "folder": folder_name, **_ref_row(ref)})
+        self.unreadable.pop(name, None)
         await asyncio.to_thread(self.load, ref)
         return ref
 
@@ -266,14 +276,12 @@ class Loket:
         if message is None:
             return await self._accept(agent, text, conversation, None)
         key = (agent, message)
-        known = await asyncio.to_thread(self.database.run_of_message, agent, message)
-        if known is not None:
-            return known
         if key in self._messages:
             return await asyncio.shield(self._messages[key])
         accepting = self._messages[key] = asyncio.get_running_loop().create_future()
         try:
-            run = await self._accept(agent, text, conversation, message)
+            known = await asyncio.to_thread(self.database.run_of_message, agent, message)
+            run = known or await self._accept(agent, text, conversation, message)
         except BaseException:
             accepting.cancel()
             raise

@@ -76,7 +76,11 @@ class Operations:
     @operation("agents")
     async def agents(self, _emit: Emit) -> dict[str, Any]:
         """Installed modules with what they may and what they ask for beyond it."""
-        return {"agents": [self._agent(ref, package) for ref, package in self._system.modules()]}
+        unreadable = [{"id": name, "error": error.as_dict()} for name, error in self._system.unreadable.items()]
+        return {
+            "agents": [self._agent(ref, package) for ref, package in self._system.modules()],
+            "unreadable": unreadable,
+        }
 
     def _agent(self, ref: Any, package: Package) -> dict[str, Any]:
         held = [grant.capability for grant in self._system.grants.held(ref.publisher, ref.id)]

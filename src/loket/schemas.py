@@ -6,12 +6,17 @@ from typing import Any
 import jsonschema_rs
 
 
+def _fetch_nothing(address: str) -> Any:
+    """A schema reaches nothing but itself."""
+    raise ValueError(f"a schema may refer to itself alone, not to {address}")
+
+
 def compile_check(schema: Mapping[str, Any]) -> Callable[[Any], str | None]:
     """A function that checks a JSON value: a sentence that names the first wrong field, or None.
 
     Raises `ValueError` where the schema itself is wrong.
     """
-    validator = jsonschema_rs.Draft202012Validator(dict(schema), validate_formats=True)
+    validator = jsonschema_rs.Draft202012Validator(dict(schema), validate_formats=True, retriever=_fetch_nothing)
     is_valid = validator.is_valid
 
     def check(value: Any) -> str | None:

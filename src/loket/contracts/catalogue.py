@@ -24,7 +24,7 @@ def _text(most: int, *, least: int = 1, about: str = "") -> Schema:
 
 KINDS = ["episode", "fact", "correction", "lesson", "procedure"]
 
-MEMORY_ID: Schema = {"type": "integer", "minimum": 1, "description": "id of a memory"}
+MEMORY_ID: Schema = {"type": "integer", "minimum": 1, "maximum": 2**53, "description": "id of a memory"}
 
 NEW_MEMORY = _object(
     {

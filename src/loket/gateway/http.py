@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from loket.contracts import BadInput, LoketError, Refusal
+from loket.contracts import BadInput, Failed, LoketError, Refusal
 
 BODY_LIMIT = 8 << 20
 """Bytes of a request's body."""
@@ -90,6 +90,9 @@ class _Lines:
             self._queue.put_nowait({"type": "result", "value": value})
         except LoketError as error:
             self._queue.put_nowait({"type": "error", **error.as_dict(), "run": error.run})
+        except Exception as error:  # noqa: BLE001 - the reader hears of a fault too
+            said = f"the server failed: {type(error).__name__}: {error}"
+            self._queue.put_nowait({"type": "error", **Failed("server.error", said, "look at its log").as_dict()})
         finally:
             self._queue.put_nowait(None)
 
@@ -119,6 +122,7 @@ async def _body(request: Request) -> dict[str, Any]:
             raise BadInput("gateway.body", f"the body is larger than {BODY_LIMIT >> 20} MiB", "send less")
     try:
         value = json.loads(data or b"{}")
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair can be written nowhere
     except (ValueError, RecursionError) as error:
         raise BadInput("gateway.body", f"the body is no JSON: {error}", "send a JSON object") from None
     if not isinstance(value, dict):

@@ -54,7 +54,7 @@ def final_status(segment: Segment, error: LoketError | None) -> RunStatus:
     """How a run ended, from its last segment and the error that it ended with."""
     if error is None:
         return RunStatus.DONE
-    if error.code == "run.stopped":
+    if error.code == "run.stopped" and segment.ended is not None:
         return RunStatus.STOPPED
     if error.code.startswith("limit.") and segment.ended is not None:
         return RunStatus.LIMIT

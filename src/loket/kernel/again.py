@@ -5,30 +5,39 @@ arguments, and none of the nine steps is taken again.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from loket.contracts import RunEnded, from_dict, join_labels
 from loket.kernel import sides
-from loket.kernel.rows import named, safe
+from loket.kernel.rows import named, safe, whole
 from loket.kernel.state import Recorded, RunState
 from loket.kernel.text import canonical, decode_object
 
 _LOOK = "the module or the journal is not what it was; `loket runs verify` says which"
 
 
-def answer(run: RunState, capability: str, args: str, is_side: bool, now: Callable[[], float]) -> str:
+def answer(
+    run: RunState, capability: str, args: str, check_side: Callable[[Any], str | None] | None, now: Callable[[], float]
+) -> str:
     """Answer from the journal, if the module asks the same as it did then.
+
+    `check_side` checks the arguments of a side capability; None for all others.
 
     Raises `RunEnded` (`replay.diverged`) that names the row where it does not.
     """
     following = run.history[run.position] if run.position < len(run.history) else None
-    if is_side and not (following is not None and _refused_side(following, capability, run)):
+    if check_side is not None and not (following is not None and _refused_side(following, capability, run)):
         decoded, text = decode_object(args, f"the argument of {capability}")
+        if check_side(decoded) is not None:
+            raise RunEnded(
+                "replay.diverged", f"{capability} is asked for wrongly, and the journal has no such call", _LOOK
+            )
         answer = sides.perform(run, capability, decoded, now)
         run.sides.note(capability, text)
         return canonical(answer)
     if following is None:
         raise RunEnded("replay.diverged", f"the module asks for {capability} after its last journaled call", _LOOK)
-    if (following.capability, following.args) != (named(capability), safe(args)):
+    if following.capability != named(capability) or following.args not in (whole(args), safe(args)):
         raise RunEnded(
             "replay.diverged",
             f"call {following.ordinal} is {capability} now, and {following.capability} in the journal"

@@ -43,7 +43,7 @@ from loket.kernel.constraints import keep
 from loket.kernel.grants import Grants
 from loket.kernel.journal import Journal
 from loket.kernel.quotas import Quotas, Reservation
-from loket.kernel.registry import Entry, Registry
+from loket.kernel.registry import Check, Entry, Registry
 from loket.kernel.state import Pending, Recorded, RunState
 from loket.kernel.text import canonical, decode_object
 
@@ -93,7 +93,7 @@ class Counter:
         `Suspended` where the answer takes time: the call then stands in `run.pending`, for `finish`.
         """
         if not run.live:
-            return again.answer(run, capability, args, self.is_side(capability), self._now)
+            return again.answer(run, capability, args, self._side_check(capability), self._now)
         prepared: Prepared | None = None
         started = time.perf_counter()
         try:
@@ -385,6 +385,9 @@ class Counter:
         answer = sides.perform(run, name, prepared.args, self._now)
         run.sides.note(name, prepared.text)
         return canonical(answer)
+
+    def _side_check(self, capability: str) -> Check | None:
+        return self._registry.find(capability).check_args if self.is_side(capability) else None
 
     def is_side(self, capability: str) -> bool:
         """Whether a capability's calls travel on the next row."""

@@ -104,6 +104,7 @@ class Engine:
             self._order(active)
             await self._on_writer(self._record_start, active.run, message)
         except BaseException:
+            active.ended.cancel()  # whoever queued behind it goes on
             self._forget(active)
             raise
         self._start(active)
@@ -148,17 +149,19 @@ class Engine:
         active = self._active.get(run)
         if active is None:
             return False
+        if active.run.stopped is not None:
+            return True
         active.run.stopped = RunEnded("run.stopped", reason, "start a new run", blame="owner")
         self._tokens.revoke(run)
         active.owner_spoke.set()
-        if active.run.status is RunStatus.WAITING and active.task is not None:
+        if active.run.status is not RunStatus.RUNNING and not active.interrupted and active.task is not None:
             active.task.cancel()
         return True
 
     def settle(self, run: str, *, happened: bool) -> None:
         """The owner's word about an effect that may or may not have happened. Raises `Refusal` if nothing is asked."""
         active = self._active.get(run)
-        if active is None or active.run.status is not RunStatus.ASKING:
+        if active is None or active.run.status is not RunStatus.ASKING or active.run.pending is None:
             raise Refusal("run.not_asking", f"run {run} asks the owner nothing", "`loket runs list` shows which do")
         self._counter.settle_by_owner(active.run, happened=happened)
         active.owner_spoke.set()
@@ -258,6 +261,7 @@ class Engine:
                 active.predecessor = None
             if active.interrupted:
                 await self._on_writer(self._restore, run)
+                active.interrupted = False
             ending = await self._to_the_end(active)
         except asyncio.CancelledError:
             if self._closing or run.stopped is None:
@@ -268,7 +272,8 @@ class Engine:
             ending = await self._give_up(run, error)
         except Exception as error:  # noqa: BLE001 - a fault of the kernel ends one run, and says so
             ending = await self._give_up(run, fault(error))
-        self._forget(active)
+        finally:
+            self._forget(active)
         if not active.ended.done():
             active.ended.set_result(ending)
         self._publish(active, {"type": "end", "run": run.request.id, **end_event(ending)})
@@ -282,7 +287,8 @@ class Engine:
                 ending = await asyncio.get_running_loop().run_in_executor(self._pool, self._segment, run)
             if ending is not None:
                 return ending
-            await self._wait(active)
+            if run.stopped is None:
+                await self._wait(active)
 
     async def _wait(self, active: Active) -> None:
         run = active.run
@@ -302,6 +308,8 @@ class Engine:
         self._journal.also(self._records.run_status(run.request.id, RunStatus.ASKING))
         await self._on_writer(self._journal.sync)
         self._publish(active, {"type": "asking", "run": run.request.id, "capability": pending.capability.id})
+        if run.stopped is not None:
+            return
         await active.owner_spoke.wait()
 
     async def _finish_call(self, run: RunState) -> None:

@@ -94,13 +94,15 @@ class Replayer:
 
     def _compare(self, state: RunState, recorded: dict[str, Any]) -> Verdict:
         run, calls = state.request.id, len(state.history)
-        code = (recorded.get("error") or {}).get("code", "")
+        error = recorded.get("error") or {}
+        code = error.get("code", "")
+        cut = error.get("kind") == "ended" and code in _CUT
         try:
-            host = _ReplayHost(self._counter, state, cut=code in _CUT)
+            host = _ReplayHost(self._counter, state, cut=cut)
             segment = self._again(state, host)
         except LoketError as error:
             return Verdict(run, calls, f"{error.code}: {error.message}")
-        return Verdict(run, calls, "" if host.asked_on else _difference(state, segment, recorded, code))
+        return Verdict(run, calls, "" if host.asked_on else _difference(state, segment, recorded, code, cut=cut))
 
     def _again(self, state: RunState, host: _ReplayHost) -> Segment:
         request = state.request
@@ -129,12 +131,12 @@ class Replayer:
 _NO_TOKEN = Token("", "", 0.0, b"")
 
 
-def _difference(state: RunState, segment: Segment, recorded: dict[str, Any], code: str) -> str:
+def _difference(state: RunState, segment: Segment, recorded: dict[str, Any], code: str, *, cut: bool) -> str:
     """How the replay differs from the journal, in words; empty where it does not."""
     error = segment.ended or segment.refusal
-    if error is not None and error.code == "replay.diverged":
-        return error.message
-    if code in _CUT:
+    if segment.ended is not None and segment.ended.code == "replay.diverged":
+        return segment.ended.message
+    if cut:
         return ""
     if state.position < len(state.history):
         missing = state.history[state.position]

@@ -4,6 +4,7 @@ In the kernel because the proof is read from it: principal, request root, labels
 row from the first day.
 """
 
+import hashlib
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 from loket.contracts import Labels, LoketError, Refusal, RowKind, Usage, Verdict
 from loket.kernel.state import Pending, RunState
 from loket.kernel.text import canonical, decode_object
+
+_REFUSED_ARGS = 2000
+"""Characters of a refused call's arguments that are kept."""
 
 _NAME = 200
 """Characters that are kept of a capability's name, which a module may have made up."""
@@ -71,12 +75,21 @@ def _ms_since(started: float) -> float:
     return round((time.perf_counter() - started) * 1000, 3)
 
 
-def safe(args: str) -> str:
-    """Arguments for a row: canonical where they can be read, else the text itself as a JSON string."""
+def whole(args: str) -> str:
+    """Arguments as canonical JSON where they can be read, else the text itself as a JSON string."""
     try:
         return decode_object(args, "")[1]
     except Refusal:
-        return canonical(args.encode("utf-8", "replace").decode()[:2000])
+        return canonical(args.encode("utf-8", "replace").decode())
+
+
+def safe(args: str) -> str:
+    """Arguments of a refused call for its row: long ones by size and digest, so that they do not fill the journal."""
+    text = whole(args)
+    if len(text) <= _REFUSED_ARGS:
+        return text
+    raw = text.encode()
+    return canonical({"bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()})
 
 
 def value(args: str | None, answer: str | None, error: LoketError | None, side: Mapping[str, Any] | None) -> str:

@@ -11,6 +11,9 @@ from typing import Any
 
 from loket.kernel.state import RunState
 
+LINE = 16
+"""Bytes that a line of the log counts for beside its text."""
+
 SEED = 32
 """Bytes of a run's seed."""
 
@@ -26,7 +29,7 @@ def perform(run: RunState, capability: str, args: dict[str, Any], now: Callable[
         return {"seconds": _clock(run, now)}
     if capability == "random.bytes":
         run.randoms += 1
-        return {"hex": random_bytes(run.seed, run.randoms, args["n"]).hex()}
+        return {"hex": random_bytes(run.seed, run.randoms, int(args["n"])).hex()}
     _log(run, str(args.get("level", "info")), str(args["text"]))
     return {}
 
@@ -39,7 +42,7 @@ def _clock(run: RunState, now: Callable[[], float]) -> float:
 
 
 def _log(run: RunState, level: str, text: str) -> None:
-    size = len(text.encode())
+    size = len(text.encode()) + LINE
     module = run.request.module
     if module is not None and run.logged + size > module.limits.log_kb << 10:
         run.sides.dropped += size

@@ -188,6 +188,8 @@ def recorded_from(rows: Iterable[Row]) -> tuple[list[Recorded], Recorded | None,
             history.append(_recorded(row, value, opened))
             opened = None
         else:
+            if opened is not None and opened.ordinal == row.ordinal:
+                opened = None  # it was interrupted, and refused when it was tried again
             history.append(_recorded(row, value, None))
     return history, opened, ending
 

@@ -4,6 +4,7 @@ Nothing is granted here; what a manifest asks for is only returned, for the owne
 """
 
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loket.contracts import BadInput
+from loket.packages.files import check_regular, check_tree, read_regular
 from loket.packages.manifest import Manifest, load_manifest
 
 _KEPT = ("loket.toml", "persona.md", "rules.md", "README.md")
@@ -42,6 +44,7 @@ def read_package(folder: Path, stock: Path | None = None) -> Package:
         wasm = folder / "module.wasm"
     if wasm is None or not wasm.is_file():
         raise BadInput("package.unbuilt", f"{folder} has no built module", f"loket build {folder}")
+    check_regular(wasm)
     return _package(folder, manifest, wasm, hashlib.sha256(wasm.read_bytes()).hexdigest())
 
 
@@ -56,9 +59,7 @@ def _package(folder: Path, manifest: Manifest, wasm: Path, digest: str) -> Packa
 
 def _text(path: Path) -> str:
     try:
-        if path.stat().st_size > _TEXT_LIMIT:
-            raise BadInput("package.size", f"{path.name} is larger than {_TEXT_LIMIT >> 10} KiB", "shorten it")
-        return path.read_text(encoding="utf-8")
+        return read_regular(path, _TEXT_LIMIT).decode("utf-8")
     except FileNotFoundError:
         return ""
     except UnicodeDecodeError as error:
@@ -92,15 +93,13 @@ def place(package: Package, packages: Path, modules: Path, check: Callable[[Path
 
 def _fill(package: Package, folder: Path) -> None:
     for name in _KEPT:
-        if (package.folder / name).is_file():
+        if os.path.lexists(package.folder / name):
+            check_regular(package.folder / name)
             shutil.copyfile(package.folder / name, folder / name)
     skills = package.folder / "skills"
-    if skills.is_dir():
-        shutil.copytree(skills, folder / "skills", symlinks=True, ignore=_no_links)
-
-
-def _no_links(folder: str, names: list[str]) -> list[str]:
-    return [name for name in names if (Path(folder) / name).is_symlink()]
+    if os.path.lexists(skills):
+        check_tree(skills)
+        shutil.copytree(skills, folder / "skills", symlinks=True)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from loket.contracts import BadInput, Effect, Json, Limits
 from loket.contracts.catalogue import BY_ID
+from loket.packages.files import read_regular
 from loket.packages.table import Table, suggestion
 
 FILE = "loket.toml"
@@ -22,9 +23,10 @@ KINDS = ("agent", "tool", "skill", "channel", "app", "checks")
 ID = re.compile(r"[a-z][a-z0-9-]{1,40}")
 """Of a module: also the name of an agent's folder."""
 
-_VERSION = re.compile(r"\d{1,6}\.\d{1,6}\.\d{1,6}(-[0-9A-Za-z.-]{1,40})?")
+_MOST_BYTES = 256 << 10
+_VERSION = re.compile(r"[0-9]{1,6}\.[0-9]{1,6}\.[0-9]{1,6}(-[0-9A-Za-z.-]{1,40})?")
 _OPERATION = re.compile(r"[a-z][a-z0-9_-]{0,40}")
-_CAPABILITY = re.compile(r"[a-z][a-z0-9-]*(\.[a-z][a-z0-9_-]*)+(@[1-9]\d*)?")
+_CAPABILITY = re.compile(r"[a-z][a-z0-9-]*(\.[a-z][a-z0-9_-]*)+(@[1-9][0-9]*)?")
 _ENTRY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,80}\.wasm")
 _SOURCE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,80}\.py")
 
@@ -108,7 +110,7 @@ def load_manifest(path: Path, *, known: Collection[str] = BY_ID.keys(), check_sc
 
 def _read(file: Path) -> dict[str, Json]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(read_regular(file, _MOST_BYTES).decode("utf-8"))
     except OSError as error:
         raise BadInput(
             "manifest.missing",
@@ -119,8 +121,9 @@ def _read(file: Path) -> dict[str, Json]:
         raise BadInput(
             "manifest.syntax", f"{file.name}: byte {error.start} is not UTF-8", "save the file as UTF-8"
         ) from None
-    except tomllib.TOMLDecodeError as error:
-        raise BadInput("manifest.syntax", f"{file.name}: {error}", "mend the TOML at that place") from None
+    except (ValueError, RecursionError) as error:
+        said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise BadInput("manifest.syntax", f"{file.name}: {said}", "mend the TOML at that place") from None
 
 
 def _capability(table: Table, known: Collection[str]) -> AskedCapability:
@@ -154,11 +157,16 @@ def _operation(table: Table, check_schemas: bool) -> Operation:
     return operation
 
 
+def _fetch_nothing(address: str) -> Json:
+    """Reading a manifest reaches nothing but the manifest."""
+    raise ValueError(f"a schema may refer to itself alone, not to {address}")
+
+
 def _check_schema(table: Table, key: str, schema: Mapping[str, Json]) -> None:
     import jsonschema_rs
 
     try:
-        jsonschema_rs.validator_for(dict(schema), validate_formats=True)
+        jsonschema_rs.validator_for(dict(schema), validate_formats=True, retriever=_fetch_nothing)
     except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
         place = ".".join([key, *map(str, getattr(error, "instance_path", []))])
         message = getattr(error, "message", str(error))
