@@ -97,12 +97,23 @@ def start(home: Path) -> Server:
         text=True,
     )
     server = Server(process, port, home)
+    try:
+        _until_ready(server)
+    except BaseException:
+        process.kill()
+        process.communicate()
+        raise
+    return server
+
+
+def _until_ready(server: Server) -> None:
     until = time.monotonic() + WAIT_S
     while time.monotonic() < until:
-        assert process.poll() is None, process.stdout.read() if process.stdout else ""
+        stdout = server.process.stdout
+        assert server.process.poll() is None, stdout.read() if stdout else ""
         with contextlib.suppress(OSError):
             if server.request("/healthz")[0] == 200:
-                return server
+                return
         time.sleep(0.05)
     raise AssertionError("the server did not become ready")
 

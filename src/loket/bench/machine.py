@@ -18,7 +18,10 @@ _SYNCS = 40
 
 
 def machine(place: Place) -> dict[str, Any]:
-    """`processor`, `cores`, `memory_gb`, `system`, `sync_ms` (median of a write of 4 KiB and fsync), versions."""
+    """Facts by name: `processor`, `cores`, `memory_gb`, `system`, `load`, `sync_ms` and versions.
+
+    `load` is that of the last minute, before anything is measured; `sync_ms` the median of a write of 4 KiB and fsync.
+    """
     import apsw
 
     return {
@@ -26,6 +29,7 @@ def machine(place: Place) -> dict[str, Any]:
         "cores": _cores(),
         "memory_gb": _memory_gb(),
         "system": f"{platform.system()} {platform.machine()}",
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "sync_ms": _sync_ms(place.root),
         "loket": __version__,
         "python": platform.python_version(),

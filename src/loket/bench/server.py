@@ -36,7 +36,7 @@ def ask(place: Place, n: int) -> Taken:
     home = place.home("ask")
     with ModelServer((Reply("Noted."),), models=("instant",)) as model:
         home.config.write_text(_CONFIG.format(url=model.url), encoding="utf-8")
-        environment = {**os.environ, "LOKET_HOME": str(home.root), "LOKET_PORT": "0"}
+        environment = _environment(place, home)
         with _server(home, environment) as port:
             _ask(environment, "Hello")
             texts = words.messages(n)
@@ -47,6 +47,13 @@ def ask(place: Place, n: int) -> Taken:
         Peer("the same server and model without the process: one HTTP request", "s", requests),
     )
     return Taken(commands, peers)
+
+
+def _environment(place: Place, home: Home) -> dict[str, str]:
+    """What the processes see: the home, a free port, and a cache of bytecode, which an installed command has too."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    cache = str(place.root / "bytecode")
+    return {**kept, "LOKET_HOME": str(home.root), "LOKET_PORT": "0", "PYTHONPYCACHEPREFIX": cache}
 
 
 def _loket() -> list[str]:

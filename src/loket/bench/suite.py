@@ -39,7 +39,7 @@ BENCHMARKS = (
         "a call of kv.get by a Python guest, granted and journaled; over batches of 100",
         "microseconds",
         100,
-        20_000,
+        10_000,
         "sandbox:counter_call",
     ),
     Benchmark(
@@ -72,7 +72,7 @@ BENCHMARKS = (
         "the command `loket ask main ...` against a running server, from start to exit",
         "s",
         0.4,
-        20,
+        15,
         "server:ask",
     ),
     Benchmark(

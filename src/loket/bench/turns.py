@@ -26,7 +26,7 @@ CONVERSATIONS = 4
 WINDOW = 100
 """Turns of one sample."""
 WARM = 10
-MOST_S = 20.0
+MOST_S = 12.0
 """Seconds after which no more messages are sent, on a slow machine."""
 
 _REPLY = "Noted. I will think of it when it matters."
