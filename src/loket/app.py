@@ -190,6 +190,10 @@ class Loket:
         package = await asyncio.to_thread(read_package, folder, self.stock_wasm())
         name = package.manifest.id
         self._check_publisher(name, publisher)
+        if not self.grants.runnable(package.digest):
+            raise BadInput(
+                "module.revoked", f"the owner has revoked these bytes of {name}", "build and install another version"
+            )
         asked = {want.name: want for want in package.manifest.capabilities}
         self._check_granted(granted, set(asked), name)
         target = await asyncio.to_thread(place, package, self.home.packages, self.home.modules, self.sandbox.check)

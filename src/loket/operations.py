@@ -70,7 +70,7 @@ class Operations:
             "version": __version__,
             "home": str(system.home.root),
             "agents": [ref.id for ref, _ in system.modules()],
-            "unfinished": len(system.engine.unfinished()),
+            "unfinished": len(await asyncio.to_thread(system.database.unfinished)),
         }
 
     @operation("agents")
@@ -271,6 +271,11 @@ class Operations:
     async def module_remove(self, _emit: Emit, *, agent: str, revoke: bool = False) -> dict[str, Any]:
         """Remove a module and its grants; its brain and its journal stay. A revoked one may never run again."""
         ref, _package = self._system.module(agent)
+        sharing = [other.id for other, _ in self._system.modules() if other.digest == ref.digest and other.id != agent]
+        if revoke and sharing:
+            raise BadInput(
+                "module.shared", f"{', '.join(sharing)} runs on the same bytes as {agent}", "remove it without --revoke"
+            )
         await self._system.remove(agent)
         if revoke:
             await asyncio.to_thread(self._system.grants.revoke_digest, ref.digest, self._system.now())

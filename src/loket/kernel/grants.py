@@ -99,7 +99,6 @@ class Grants:
         """Record that the owner accepted these bytes as this module's."""
         with self._lock:
             self._accepted.add((publisher, module, digest))
-            self._revoked.discard(digest)
             self._note(
                 "module.accept",
                 {"publisher": publisher, "module": module, "digest": digest},

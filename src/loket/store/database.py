@@ -3,6 +3,8 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 import apsw
 
@@ -26,7 +28,7 @@ def open_database(path: Path, *, migrations: Sequence[str], vfs: str | None = No
     """
     try:
         _create(path)
-        connection = apsw.Connection(str(path), vfs=vfs)
+        connection = _Connection(str(path), vfs=vfs)
     except (apsw.Error, OSError) as error:
         raise storage_error(error, path) from error
     try:
@@ -39,6 +41,36 @@ def open_database(path: Path, *, migrations: Sequence[str], vfs: str | None = No
         connection.close(True)
         raise
     return connection
+
+
+class _Connection(apsw.Connection):
+    """Commits as a statement: apsw's own context holds the interpreter's lock while the disk is synced."""
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        self._nested: list[bool] = []
+
+    def __enter__(self) -> Self:
+        nested = self.in_transaction
+        if nested:
+            super().__enter__()
+        else:
+            self.execute("BEGIN IMMEDIATE")
+        self._nested.append(nested)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if self._nested.pop():
+            return bool(super().__exit__(kind, error, trace))
+        try:
+            if kind is None:
+                self.execute("COMMIT")
+        finally:
+            if self.in_transaction:
+                self.execute("ROLLBACK")
+        return False
 
 
 def run_script(connection: apsw.Connection, script: str) -> None:
