@@ -11,7 +11,7 @@ from loket.contracts import RunEnded, from_dict, join_labels
 from loket.kernel import sides
 from loket.kernel.rows import named, safe, whole
 from loket.kernel.state import Recorded, RunState
-from loket.kernel.text import canonical, decode_object
+from loket.kernel.text import decode_object
 
 _LOOK = "the module or the journal is not what it was; `loket runs verify` says which"
 
@@ -32,9 +32,7 @@ def answer(
             raise RunEnded(
                 "replay.diverged", f"{capability} is asked for wrongly, and the journal has no such call", _LOOK
             )
-        answer = sides.perform(run, capability, decoded, now)
-        run.sides.note(capability, text)
-        return canonical(answer)
+        return sides.answer(run, capability, decoded, text, now)
     if following is None:
         raise RunEnded("replay.diverged", f"the module asks for {capability} after its last journaled call", _LOOK)
     if following.capability != named(capability) or following.args not in (whole(args), safe(args)):

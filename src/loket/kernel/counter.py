@@ -100,7 +100,7 @@ class Counter:
             self._tokens.check(run.token)  # 1. identify
             prepared = self._prepare(run, capability, args)  # 2. decode, 3. grant, 4. decide
             if prepared.entry.capability.side:
-                return self._side(run, prepared)
+                return sides.answer(run, prepared.entry.capability.id, prepared.args, prepared.text, self._now)
             reservation = self._reserve(run, prepared)  # 5. reserve
         except Refusal as refusal:
             self._refuse(run, capability, args, prepared, refusal, started)
@@ -380,21 +380,17 @@ class Counter:
 
     # The clock, randomness and logs
 
-    def _side(self, run: RunState, prepared: Prepared) -> str:
-        name = prepared.entry.capability.id
-        answer = sides.perform(run, name, prepared.args, self._now)
-        run.sides.note(name, prepared.text)
-        return canonical(answer)
-
-    def _side_check(self, capability: str) -> Check | None:
-        return self._registry.find(capability).check_args if self.is_side(capability) else None
-
     def is_side(self, capability: str) -> bool:
         """Whether a capability's calls travel on the next row."""
+        return self._side_check(capability) is not None
+
+    def _side_check(self, capability: str) -> Check | None:
+        """The check of a side capability's arguments; None for all others, unknown ones as well."""
         try:
-            return self._registry.find(capability).capability.side
+            entry = self._registry.find(capability)
         except Refusal:
-            return False
+            return None
+        return entry.check_args if entry.capability.side else None
 
 
 def _longer(text: str, limit: int) -> bool:

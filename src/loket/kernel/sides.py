@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from loket.kernel.state import RunState
+from loket.kernel.text import canonical
 
 LINE = 16
 """Bytes that a line of the log counts for beside its text."""
@@ -23,8 +24,14 @@ def random_bytes(seed: bytes, index: int, n: int) -> bytes:
     return hashlib.shake_256(seed + index.to_bytes(8, "big")).digest(n)
 
 
-def perform(run: RunState, capability: str, args: dict[str, Any], now: Callable[[], float]) -> dict[str, Any]:
-    """The answer of a side capability, which is noted on the run."""
+def answer(run: RunState, capability: str, args: dict[str, Any], text: str, now: Callable[[], float]) -> str:
+    """The answer of a side capability as JSON text, live or replayed; the call (`text`: its arguments) is noted."""
+    value = _perform(run, capability, args, now)
+    run.sides.note(capability, text)
+    return canonical(value)
+
+
+def _perform(run: RunState, capability: str, args: dict[str, Any], now: Callable[[], float]) -> dict[str, Any]:
     if capability == "clock.now":
         return {"seconds": _clock(run, now)}
     if capability == "random.bytes":
