@@ -29,7 +29,7 @@ from loket.contracts import (
 )
 from loket.contracts.catalogue import STOCK
 from loket.home import Home, hold
-from loket.kernel.constraints import check_constraints
+from loket.kernel.constraints import check_constraints, widened
 from loket.kernel.counter import Counter
 from loket.kernel.engine import Engine
 from loket.kernel.grants import Grants
@@ -204,20 +204,24 @@ class Loket:
         self.grants.accept(publisher, name, package.digest, now)
         for capability in granted:
             want = asked[capability]
-            check_constraints(self.registry.find(capability).capability, want.constraints)
+            check_constraints(self.registry.find(capability).capability, want.constraints, by_owner=False)
             self.grants.allow(Grant(publisher, name, capability, want.constraints, granted_by, now, want.reason))
         self._read_module({"publisher": publisher, "folder": folder_name, **_ref_row(ref)})
         self.unreadable.pop(name, None)
         await asyncio.to_thread(self.load, ref)
         return ref
 
-    def allow(self, agent: str, capability: str, constraints: Mapping[str, Json]) -> Grant:
-        """Grant a capability to an installed module by the owner's word.
+    def allow(self, agent: str, capability: str, constraints: Mapping[str, Json], *, add: bool = False) -> Grant:
+        """Grant a capability to an installed module by the owner's word; `add` widens the grant that it has.
 
         Raises `BadInput` for an unknown module or constraint, `Refusal` for an unknown capability.
         """
         ref, _package = self.module(agent)
-        check_constraints(self.registry.find(capability).capability, constraints)
+        known = self.registry.find(capability).capability
+        check_constraints(known, constraints)
+        if add:
+            held = [grant for grant in self.grants.held(ref.publisher, ref.id) if grant.capability == capability]
+            constraints = widened(known, held[0].constraints, constraints) if held else constraints
         grant = Grant(ref.publisher, ref.id, capability, constraints, "owner", self.now(), "granted by command")
         self.grants.allow(grant)
         return grant

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from loket.config import SETTINGS
-from loket.contracts import Capability
+from loket.contracts import Capability, Constraint, Match
 from loket.contracts.catalogue import STOCK
 
 
@@ -27,6 +27,21 @@ def capabilities() -> str:
     return "\n".join(parts)
 
 
+_MATCHES = {
+    Match.PREFIX: "what `{argument}` may begin with",
+    Match.EXACT: "what `{argument}` may be",
+    Match.HOST: "the hosts of `{argument}`",
+    Match.PROVIDER: "what `{argument}` may use of them",
+}
+
+
+def _narrowed(constraint: Constraint) -> str:
+    listed = _MATCHES[constraint.match].format(argument=constraint.argument)
+    by = "; the owner alone can add it" if constraint.owner_only else ""
+    must = "has to be narrowed" if constraint.required else "can be narrowed"
+    return f"a grant {must}: `{constraint.name}` lists {listed}{by}"
+
+
 def _section(capability: Capability) -> str:
     facts = [
         f"effect `{capability.effect.value}`",
@@ -35,7 +50,7 @@ def _section(capability: Capability) -> str:
         f"limits: {capability.timeout_s:g} s, arguments {capability.args_kb} KiB, answer {capability.answer_kb} KiB",
     ]
     facts.extend(
-        f"a grant can be narrowed: `{constraint.name}` lists what `{constraint.argument}` may begin with"
+        _narrowed(constraint)
         for constraint in capability.constraints
     )
     if capability.waits:

@@ -166,13 +166,30 @@ def grants_allow(
     constraint: Annotated[
         list[str] | None, typer.Option(metavar="NAME=JSON", help="Narrows the grant; may be repeated.")
     ] = None,
+    add: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=TEXT", help="Widens the grant by one more text; may be repeated.")
+    ] = None,
     json_: show.JsonFlag = False,
 ) -> None:
     """Let a module use a capability, from its next call on."""
     constraints = dict(_constraint(text) for text in constraint or [])
-    result = client.perform("grants.allow", agent=agent, capability=capability, constraints=constraints)
+    if add and constraints:
+        raise BadInput("grant.constraint", "--add and --constraint do not go together", "use one of them")
+    for name, text in map(_added, add or []):
+        constraints.setdefault(name, []).append(text)
+    args = {"agent": agent, "capability": capability, "constraints": constraints, "add": bool(add)}
+    result = client.perform("grants.allow", **args)
+    constraints = result["constraints"]
     within = f" within {show.word(constraints)}" if constraints else ""
     show.as_json(result) if json_ else show.say(f"{agent} may use {capability}{within}")
+
+
+def _added(text: str) -> tuple[str, str]:
+    """Name and text of what widens a grant. Raises `BadInput`."""
+    name, equals, value = text.partition("=")
+    if not name or not equals or not value:
+        raise BadInput("grant.constraint", f"{text!r} is not NAME=TEXT", "--add hosts=api.example.org")
+    return name, value
 
 
 def _constraint(text: str) -> tuple[str, Any]:

@@ -4,6 +4,7 @@ from loket.contracts.capability import (
     Capability,
     Constraint,
     Effect,
+    Match,
     OnUncertain,
 )
 from loket.contracts.errors import (
@@ -80,6 +81,7 @@ __all__ = [
     "Labels",
     "Limits",
     "LoketError",
+    "Match",
     "ModuleRef",
     "Obligation",
     "OnUncertain",

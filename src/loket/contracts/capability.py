@@ -45,12 +45,32 @@ class OnUncertain(StrEnum):
     """Ask the owner; the run waits."""
 
 
+class Match(StrEnum):
+    """How an argument is compared with the texts that a grant lists."""
+
+    PREFIX = "prefix"
+    """It begins with one of them."""
+    EXACT = "exact"
+    """It is one of them."""
+    HOST = "host"
+    """It is a URL, and its host (with its port, where that is not the scheme's own) is one of them; `*.example.org`
+    stands for all names below."""
+    PROVIDER = "provider"
+    """The provider compares; it gets them with the call."""
+
+
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """What a grant can narrow: the argument must begin with one of the texts that the grant lists under `name`."""
+    """What a grant can narrow: the argument must match one of the texts that the grant lists under `name`.
+
+    `required`: a grant without it allows nothing. `owner_only`: no manifest can ask for it.
+    """
 
     name: str
     argument: str
+    match: Match = Match.PREFIX
+    required: bool = False
+    owner_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

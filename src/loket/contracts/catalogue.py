@@ -5,42 +5,30 @@ changes becomes a new version beside the old one (`brain.search@2`); nothing is 
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from loket.contracts.capability import Capability, Constraint, Effect, OnUncertain
-
-Schema = dict[str, Any]
-
-
-def _object(properties: Schema, *required: str) -> Schema:
-    """A closed JSON Schema object."""
-    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
-
-
-def _text(most: int, *, least: int = 1, about: str = "") -> Schema:
-    schema: Schema = {"type": "string", "minLength": least, "maxLength": most}
-    return {**schema, "description": about} if about else schema
-
+from loket.contracts.catalogue_tools import TOOLS
+from loket.contracts.shapes import Schema, closed, words
 
 KINDS = ["episode", "fact", "correction", "lesson", "procedure"]
 
 MEMORY_ID: Schema = {"type": "integer", "minimum": 1, "maximum": 2**53, "description": "id of a memory"}
 
-NEW_MEMORY = _object(
+NEW_MEMORY = closed(
     {
-        "text": _text(20_000, about="what to remember, in words"),
+        "text": words(20_000, about="what to remember, in words"),
         "kind": {"enum": KINDS, "default": "episode"},
-        "subject": _text(200, about="whom or what it is about"),
-        "key": _text(200, about="which property of the subject; one live fact for each (subject, key)"),
-        "speaker": _text(200, about="who said it"),
-        "gist": _text(2_000, about="one line that says the same in other words; searched as well"),
-        "note": _text(4_000, about="a caption or other text that belongs to it; searched as well"),
+        "subject": words(200, about="whom or what it is about"),
+        "key": words(200, about="which property of the subject; one live fact for each (subject, key)"),
+        "speaker": words(200, about="who said it"),
+        "gist": words(2_000, about="one line that says the same in other words; searched as well"),
+        "note": words(4_000, about="a caption or other text that belongs to it; searched as well"),
         "happened": {"type": "string", "format": "date-time", "description": "when it happened; now if left out"},
     },
     "text",
 )
 
-MEMORY = _object(
+MEMORY = closed(
     {
         "id": MEMORY_ID,
         "text": {"type": "string"},
@@ -67,11 +55,11 @@ MEMORY = _object(
     "created",
 )
 
-TOOL_CALL = _object(
+TOOL_CALL = closed(
     {"id": {"type": "string"}, "name": {"type": "string"}, "arguments": {"type": "object"}}, "id", "name", "arguments"
 )
 
-MESSAGE = _object(
+MESSAGE = closed(
     {
         "role": {"enum": ["system", "user", "assistant", "tool"]},
         "content": {"type": "string", "maxLength": 200_000},
@@ -82,7 +70,7 @@ MESSAGE = _object(
     "content",
 )
 
-TOOL = _object(
+TOOL = closed(
     {
         "name": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
         "description": {"type": "string", "maxLength": 4_000},
@@ -93,7 +81,7 @@ TOOL = _object(
     "parameters",
 )
 
-TOKENS = _object({"in": {"type": "integer", "minimum": 0}, "out": {"type": "integer", "minimum": 0}}, "in", "out")
+TOKENS = closed({"in": {"type": "integer", "minimum": 0}, "out": {"type": "integer", "minimum": 0}}, "in", "out")
 
 KEY = {"type": "string", "minLength": 1, "maxLength": 512, "description": "key, private to the agent"}
 
@@ -104,8 +92,8 @@ STOCK: tuple[Capability, ...] = (
         id="brain.add",
         summary="Remember: store memories in the agent's own brain",
         effect=Effect.MODIFY,
-        arguments=_object({"items": {"type": "array", "items": NEW_MEMORY, "minItems": 1, "maxItems": 64}}, "items"),
-        answer=_object({"ids": {"type": "array", "items": MEMORY_ID}}, "ids"),
+        arguments=closed({"items": {"type": "array", "items": NEW_MEMORY, "minItems": 1, "maxItems": 64}}, "items"),
+        answer=closed({"ids": {"type": "array", "items": MEMORY_ID}}, "ids"),
         on_uncertain=OnUncertain.DEDUPE,
         args_kb=1024,
         examples=({"items": [{"text": "Ana is the owner's sister", "kind": "fact", "subject": "Ana", "key": "is"}]},),
@@ -114,28 +102,28 @@ STOCK: tuple[Capability, ...] = (
         id="brain.search",
         summary="Recall: find memories by words, best first",
         effect=Effect.PRIVATE,
-        arguments=_object(
+        arguments=closed(
             {
-                "query": _text(4_000, least=0, about="words to look for; empty lists the newest"),
+                "query": words(4_000, least=0, about="words to look for; empty lists the newest"),
                 "limit": {"type": "integer", "minimum": 1, "maximum": 200, "default": 10},
                 "kinds": {"type": "array", "items": {"enum": KINDS}, "minItems": 1, "maxItems": 5},
-                "subject": _text(200, about="only memories about this subject"),
-                "key": _text(200, about="only this property of the subject"),
+                "subject": words(200, about="only memories about this subject"),
+                "key": words(200, about="only this property of the subject"),
                 "as_of": {"type": "string", "format": "date-time", "description": "what was believed at that time"},
                 "history": {"type": "boolean", "default": False, "description": "superseded memories as well"},
                 "conversation": {"type": "boolean", "default": False, "description": "only of this conversation"},
             },
             "query",
         ),
-        answer=_object({"memories": {"type": "array", "items": MEMORY}}, "memories"),
+        answer=closed({"memories": {"type": "array", "items": MEMORY}}, "memories"),
         examples=({"query": "sister", "limit": 5},),
     ),
     Capability(
         id="brain.correct",
         summary="Correct a memory: the new text supersedes the old one, which stays in the history",
         effect=Effect.MODIFY,
-        arguments=_object({"id": MEMORY_ID, "text": _text(20_000), "gist": _text(2_000)}, "id", "text"),
-        answer=_object({"id": MEMORY_ID, "replaced": MEMORY_ID}, "id", "replaced"),
+        arguments=closed({"id": MEMORY_ID, "text": words(20_000), "gist": words(2_000)}, "id", "text"),
+        answer=closed({"id": MEMORY_ID, "replaced": MEMORY_ID}, "id", "replaced"),
         critical=("id",),
         on_uncertain=OnUncertain.DEDUPE,
         examples=({"id": 7, "text": "Ana lives in Utrecht now"},),
@@ -144,8 +132,8 @@ STOCK: tuple[Capability, ...] = (
         id="brain.forget",
         summary="Forget: remove the text of a memory and of its history from the brain and its index",
         effect=Effect.DESTROY,
-        arguments=_object({"id": MEMORY_ID}, "id"),
-        answer=_object({"forgotten": {"type": "array", "items": MEMORY_ID}}, "forgotten"),
+        arguments=closed({"id": MEMORY_ID}, "id"),
+        answer=closed({"forgotten": {"type": "array", "items": MEMORY_ID}}, "forgotten"),
         critical=("id",),
         on_uncertain=OnUncertain.DEDUPE,
         examples=({"id": 7},),
@@ -154,16 +142,16 @@ STOCK: tuple[Capability, ...] = (
         id="brain.lesson",
         summary="Store a lesson: what failed, why, and what to do instead",
         effect=Effect.MODIFY,
-        arguments=_object(
+        arguments=closed(
             {
-                "text": _text(4_000, about="the lesson"),
-                "cause": _text(2_000, about="why it failed"),
-                "remedy": _text(2_000, about="what to do instead"),
-                "about": _text(200, about="the capability or topic it belongs to"),
+                "text": words(4_000, about="the lesson"),
+                "cause": words(2_000, about="why it failed"),
+                "remedy": words(2_000, about="what to do instead"),
+                "about": words(200, about="the capability or topic it belongs to"),
             },
             "text",
         ),
-        answer=_object({"id": MEMORY_ID}, "id"),
+        answer=closed({"id": MEMORY_ID}, "id"),
         on_uncertain=OnUncertain.DEDUPE,
         examples=({"text": "Ask for kv.get with a key that was set before", "about": "kv.get"},),
     ),
@@ -171,8 +159,8 @@ STOCK: tuple[Capability, ...] = (
         id="brain.history",
         summary="Show a memory with all that it superseded and all that superseded it, oldest first",
         effect=Effect.PRIVATE,
-        arguments=_object({"id": MEMORY_ID}, "id"),
-        answer=_object({"memories": {"type": "array", "items": {"type": "object"}}}, "memories"),
+        arguments=closed({"id": MEMORY_ID}, "id"),
+        answer=closed({"memories": {"type": "array", "items": {"type": "object"}}}, "memories"),
         answer_kb=16 * 1024,
         examples=({"id": 7},),
     ),
@@ -180,13 +168,13 @@ STOCK: tuple[Capability, ...] = (
         id="brain.export",
         summary="List all memories with every column, in the order in which they were stored, a page at a time",
         effect=Effect.PRIVATE,
-        arguments=_object(
+        arguments=closed(
             {
                 "after": {"type": "integer", "minimum": 0, "default": 0, "description": "go on after this id"},
                 "limit": {"type": "integer", "minimum": 1, "maximum": 500, "default": 200},
             }
         ),
-        answer=_object({"memories": {"type": "array", "items": {"type": "object"}}}, "memories"),
+        answer=closed({"memories": {"type": "array", "items": {"type": "object"}}}, "memories"),
         answer_kb=16 * 1024,
         examples=({"after": 0, "limit": 200},),
     ),
@@ -194,7 +182,7 @@ STOCK: tuple[Capability, ...] = (
         id="llm.complete",
         summary="Ask a language model to continue a conversation; the owner's settings choose which",
         effect=Effect.FETCH,
-        arguments=_object(
+        arguments=closed(
             {
                 "messages": {"type": "array", "items": MESSAGE, "minItems": 1, "maxItems": 500},
                 "tools": {"type": "array", "items": TOOL, "maxItems": 128},
@@ -208,7 +196,7 @@ STOCK: tuple[Capability, ...] = (
             },
             "messages",
         ),
-        answer=_object(
+        answer=closed(
             {
                 "text": {"type": "string"},
                 "tool_calls": {"type": "array", "items": TOOL_CALL},
@@ -232,12 +220,12 @@ STOCK: tuple[Capability, ...] = (
         id="llm.models",
         summary="Which model would answer, and what it can do; empty where there is none",
         effect=Effect.READ,
-        arguments=_object({}),
-        answer=_object(
+        arguments=closed({}),
+        answer=closed(
             {
                 "models": {
                     "type": "array",
-                    "items": _object(
+                    "items": closed(
                         {
                             "name": {"type": "string"},
                             "local": {"type": "boolean"},
@@ -259,8 +247,8 @@ STOCK: tuple[Capability, ...] = (
         id="kv.get",
         summary="Read a value that the agent stored under a key",
         effect=Effect.PRIVATE,
-        arguments=_object({"key": KEY}, "key"),
-        answer=_object({"found": {"type": "boolean"}, "value": {}}, "found", "value"),
+        arguments=closed({"key": KEY}, "key"),
+        answer=closed({"found": {"type": "boolean"}, "value": {}}, "found", "value"),
         constraints=PREFIXES,
         examples=({"key": "last-visit"},),
     ),
@@ -268,8 +256,8 @@ STOCK: tuple[Capability, ...] = (
         id="kv.set",
         summary="Store a JSON value under a key",
         effect=Effect.MODIFY,
-        arguments=_object({"key": KEY, "value": {"description": "any JSON value"}}, "key", "value"),
-        answer=_object({}),
+        arguments=closed({"key": KEY, "value": {"description": "any JSON value"}}, "key", "value"),
+        answer=closed({}),
         critical=("key",),
         on_uncertain=OnUncertain.DEDUPE,
         constraints=PREFIXES,
@@ -279,8 +267,8 @@ STOCK: tuple[Capability, ...] = (
         id="kv.delete",
         summary="Remove a key and its value",
         effect=Effect.DESTROY,
-        arguments=_object({"key": KEY}, "key"),
-        answer=_object({"existed": {"type": "boolean"}}, "existed"),
+        arguments=closed({"key": KEY}, "key"),
+        answer=closed({"existed": {"type": "boolean"}}, "existed"),
         critical=("key",),
         on_uncertain=OnUncertain.DEDUPE,
         constraints=PREFIXES,
@@ -290,14 +278,14 @@ STOCK: tuple[Capability, ...] = (
         id="kv.list",
         summary="List keys, in order, by prefix",
         effect=Effect.PRIVATE,
-        arguments=_object(
+        arguments=closed(
             {
                 "prefix": {"type": "string", "maxLength": 512, "default": ""},
                 "after": {"type": "string", "maxLength": 512, "description": "go on after this key"},
                 "limit": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
             }
         ),
-        answer=_object({"keys": {"type": "array", "items": {"type": "string"}}}, "keys"),
+        answer=closed({"keys": {"type": "array", "items": {"type": "string"}}}, "keys"),
         constraints=(Constraint("prefixes", "prefix"),),
         examples=({"prefix": "visit/", "limit": 10},),
     ),
@@ -305,8 +293,8 @@ STOCK: tuple[Capability, ...] = (
         id="clock.now",
         summary="The time; one reading between two other calls",
         effect=Effect.READ,
-        arguments=_object({}),
-        answer=_object({"seconds": {"type": "number", "description": "seconds since 1970-01-01T00:00Z"}}, "seconds"),
+        arguments=closed({}),
+        answer=closed({"seconds": {"type": "number", "description": "seconds since 1970-01-01T00:00Z"}}, "seconds"),
         side=True,
         examples=({},),
     ),
@@ -314,8 +302,8 @@ STOCK: tuple[Capability, ...] = (
         id="random.bytes",
         summary="Random bytes, from one seed a run",
         effect=Effect.READ,
-        arguments=_object({"n": {"type": "integer", "minimum": 1, "maximum": 65_536}}, "n"),
-        answer=_object({"hex": {"type": "string", "pattern": "^([0-9a-f]{2})+$"}}, "hex"),
+        arguments=closed({"n": {"type": "integer", "minimum": 1, "maximum": 65_536}}, "n"),
+        answer=closed({"hex": {"type": "string", "pattern": "^([0-9a-f]{2})+$"}}, "hex"),
         side=True,
         examples=({"n": 16},),
     ),
@@ -323,17 +311,18 @@ STOCK: tuple[Capability, ...] = (
         id="log.write",
         summary="Write a line to the run's log",
         effect=Effect.READ,
-        arguments=_object(
+        arguments=closed(
             {
                 "text": {"type": "string", "maxLength": 65_536},
                 "level": {"enum": ["debug", "info", "warning", "error"], "default": "info"},
             },
             "text",
         ),
-        answer=_object({}),
+        answer=closed({}),
         side=True,
         examples=({"text": "started", "level": "info"},),
     ),
+    *TOOLS,
 )
 
 BY_ID: Mapping[str, Capability] = {capability.id: capability for capability in STOCK}

@@ -124,6 +124,7 @@ class Ending:
     calls: int = 0
     tokens: int = 0
     money: float = 0.0
+    labels: Labels = ()
 
 
 class RowStore(Protocol):

@@ -185,6 +185,8 @@ class Usage:
     tokens_out: int = 0
     money: float = 0.0
     """US dollars."""
+    counted: bool = False
+    """Whether another run has counted it on the day already: an agent that was asked."""
 
     @property
     def tokens(self) -> int:
@@ -231,6 +233,8 @@ class Row:
     salt: bytes
     commitment: bytes
     hash: bytes
+    erased: bool = False
+    """Whether the value is gone: its key was destroyed. `value` and `salt` are empty then."""
 
     @property
     def meta(self) -> dict[str, Json]:

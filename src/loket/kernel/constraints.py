@@ -4,18 +4,21 @@ In the kernel because a constraint that nobody enforces would be a grant without
 """
 
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
-from loket.contracts import BadInput, Capability, Json, Refusal
+from loket.contracts import BadInput, Capability, Constraint, Json, Match, Refusal
+
+_PORTS = {"http": 80, "https": 443}
 
 
-def check_constraints(capability: Capability, constraints: Mapping[str, Json]) -> None:
+def check_constraints(capability: Capability, constraints: Mapping[str, Json], *, by_owner: bool = True) -> None:
     """Check what an owner or a manifest says. Raises `BadInput` that names the constraint."""
-    known = {constraint.name for constraint in capability.constraints}
+    known = {constraint.name for constraint in capability.constraints if by_owner or not constraint.owner_only}
     for name, texts in constraints.items():
         if name not in known:
             raise BadInput(
                 "grant.constraint",
-                f"{capability.id} has no constraint {name!r}",
+                f"{capability.id} has no constraint {name!r}" + ("" if by_owner else " that a module can ask for"),
                 f"it has: {', '.join(sorted(known)) or 'none'}",
             )
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
@@ -24,16 +27,57 @@ def check_constraints(capability: Capability, constraints: Mapping[str, Json]) -
             )
 
 
-def keep(capability: Capability, constraints: Mapping[str, Json], args: Mapping[str, Json]) -> None:
-    """Check a call against its grant's constraints. Raises `Refusal` that names the argument and what is allowed."""
-    rules = {constraint.name: constraint.argument for constraint in capability.constraints}
-    for name, texts in constraints.items():
-        argument = rules.get(name)
-        value = args.get(argument, "") if argument is not None else None
-        if not isinstance(value, str) or not value.startswith(tuple(texts)):
-            raise Refusal(
-                "grant.constraint",
-                f"the grant for {capability.id} allows only {argument or name} that begins with {' or '.join(texts)}",
-                f"loket grants list shows it; the owner may widen it with loket grants allow ... {capability.id}",
-                blame="owner",
-            )
+def widened(capability: Capability, held: Mapping[str, Json], more: Mapping[str, Json]) -> dict[str, Json]:
+    """The constraints of a grant with more texts. What it does not narrow yet it goes on allowing altogether."""
+    narrowing = {rule.name for rule in capability.constraints if not rule.required and rule.match is not Match.PROVIDER}
+    fresh = {name: texts for name, texts in more.items() if name in held or name not in narrowing}
+    return {**held, **{name: list(dict.fromkeys([*held.get(name, []), *texts])) for name, texts in fresh.items()}}
+
+
+def keep(capability: Capability, module: str, constraints: Mapping[str, Json], args: Mapping[str, Json]) -> None:
+    """Check a call of a module against its grant's constraints.
+
+    Raises `Refusal` that names the argument, what is allowed, and the line that would allow it.
+    """
+    rules = {constraint.name: constraint for constraint in capability.constraints}
+    for name in constraints.keys() | {rule.name for rule in capability.constraints if rule.required}:
+        rule, texts = rules.get(name), constraints.get(name, [])
+        value = args.get(rule.argument, "") if rule is not None else ""
+        if rule is not None and _matches(rule, value, texts):
+            continue
+        argument = rule.argument if rule is not None else name
+        allowed = f"allows only {' or '.join(texts)}" if texts else f"names no {name}"
+        wanted = _host(value)[0] if rule is not None and rule.match is Match.HOST else value
+        raise Refusal(
+            "grant.constraint",
+            f"{argument} is {str(wanted)[:200]!r}, and the grant of {module} for {capability.id} {allowed}",
+            f"loket grants allow {module} {capability.id} --add {name}={str(wanted)[:200]}",
+            blame="owner",
+        )
+
+
+def _matches(rule: Constraint, value: Json, texts: list[str]) -> bool:
+    if rule.match is Match.PROVIDER:
+        return True
+    if not isinstance(value, str):
+        return False
+    if rule.match is Match.HOST:
+        return any(name in texts or _below(name, texts) for name in _host(value))
+    return value in texts if rule.match is Match.EXACT else value.startswith(tuple(texts))
+
+
+def _host(url: Json) -> tuple[str, ...]:
+    """How a grant may name the host of a URL: with its port, and without it where that is the scheme's own."""
+    try:
+        parts = urlsplit(str(url))
+        port = parts.port
+    except ValueError:
+        return ("",)
+    host, own = (parts.hostname or "").rstrip("."), _PORTS.get(parts.scheme)
+    shown = f"[{host}]" if ":" in host else host
+    names = (f"{shown}:{port or own}",)
+    return (shown, *names) if host and port in (None, own) and own is not None else names
+
+
+def _below(name: str, texts: list[str]) -> bool:
+    return any(text.startswith("*.") and name.endswith(text[1:]) for text in texts)

@@ -159,8 +159,8 @@ class Counter:
         if wrong is not None:
             raise Refusal("arguments.invalid", f"{capability}: {wrong}", f"loket caps {capability} shows its arguments")
         grant = self._grant(run, capability)
-        if grant is not None and grant.constraints:
-            keep(entry.capability, grant.constraints, decoded)
+        if grant is not None and entry.capability.constraints:
+            keep(entry.capability, grant.module, grant.constraints, decoded)
         labels = self._labeller.of_args(decoded, run.exposed)
         decision = self._decide(Question(run.request.principal, run.request, entry.capability, decoded, labels))
         return Prepared(entry, decoded, text, grant, labels, decision)

@@ -87,8 +87,9 @@ class Quotas:
         with self._lock:
             for spent in (reservation.spent, self._day(reservation.agent), self._day(None)):
                 spent.held_tokens -= reservation.tokens
-                spent.tokens += usage.tokens
-                spent.money += usage.money
+                if spent is reservation.spent or not usage.counted:
+                    spent.tokens += usage.tokens
+                    spent.money += usage.money
 
     def _day(self, agent: str | None) -> Spent:
         key = (self.today(), agent)

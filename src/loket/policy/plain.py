@@ -20,7 +20,8 @@ class Rule:
     applies: Callable[[Question], bool]
 
 
-_OWN = frozenset({"brain", "kv"})
+_OWN = frozenset({"brain", "kv", "fs"})
+_INSIDE = frozenset({"agent", "message"})
 
 RULES = (
     Rule("plain.owner", Verdict.ALLOW, "the owner asks", lambda q: q.run.module is None),
@@ -41,6 +42,18 @@ RULES = (
         Verdict.ALLOW,
         "it was granted and asks a model that the owner has chosen",
         lambda q: q.capability.family == "llm",
+    ),
+    Rule(
+        "plain.inside",
+        Verdict.ALLOW,
+        "it was granted and stays among the owner's agents, each within its own grants",
+        lambda q: q.capability.family in _INSIDE,
+    ),
+    Rule(
+        "plain.granted-host",
+        Verdict.ALLOW,
+        "it was granted for this host and sends nothing but the request",
+        lambda q: q.capability.effect is Effect.FETCH and q.capability.family == "net",
     ),
     Rule("plain.ask", Verdict.ASK, "it reaches beyond the agent's own data", lambda _q: True),
 )

@@ -1,0 +1,43 @@
+"""Messages to agents."""
+
+import asyncio
+import json
+from typing import Any
+
+from loket.app import Loket
+from loket.contracts import BadInput, Ending, Row, RowKind, RunStatus, from_dict
+from loket.operations.table import Emit, operation
+
+
+@operation("ask")
+async def ask(
+    system: Loket, emit: Emit, *, agent: str, text: str, conversation: str = "main", message: str | None = None
+) -> dict[str, Any]:
+    """Send a message and wait for the answer; events on the way. `run`, `answer`, `calls`, `tokens`."""
+    if not text.strip():
+        raise BadInput("ask.text", "the text is empty", 'loket ask main "Hello"')
+    run = await system.send(agent, text, conversation=conversation, message=message)
+    emit({"type": "accepted", "run": run})
+    async for event in system.engine.watch(run):
+        emit(event)
+    return await result_of(system, run, await system.finished(run))
+
+
+async def result_of(system: Loket, run: str, ending: Ending) -> dict[str, Any]:
+    """A finished run as `ask` shows it. Raises the error that it ended with."""
+    if ending.status is not RunStatus.DONE or ending.answer is None:
+        error = from_dict(ending.error or {"code": "run.failed", "message": "the run failed", "blame": "machine"})
+        error.run = run
+        raise error
+    rows = await asyncio.to_thread(lambda: list(system.journal.rows(run)))
+    return {
+        "run": run,
+        "answer": str(ending.answer.get("text", json.dumps(ending.answer, ensure_ascii=False))),
+        "calls": [_call_shown(row) for row in rows if row.kind in (RowKind.CALL, RowKind.OUTCOME)],
+        "tokens": ending.tokens,
+    }
+
+
+def _call_shown(row: Row) -> dict[str, Any]:
+    meta = row.meta
+    return {**{key: meta[key] for key in ("capability", "decision", "reason", "ms")}, "error": meta.get("error")}

@@ -1,0 +1,103 @@
+"""Runs: what happened, and the proof of it."""
+
+import asyncio
+import json
+from typing import Any
+
+from loket.app import Loket
+from loket.contracts import BadInput, Row
+from loket.operations.table import Emit, operation
+
+_MOST_RUNS = 10_000
+
+
+def run_id(system: Loket, prefix: str) -> str:
+    found = system.database.matching(prefix)
+    if not prefix or not found:
+        raise BadInput("run.unknown", f"there is no run {prefix!r}", "loket runs list")
+    if len(found) > 1 and prefix not in found:
+        raise BadInput("run.ambiguous", f"several runs start with {prefix}", "give more of its id")
+    return prefix if prefix in found else found[0]
+
+
+@operation("runs.list")
+async def runs_list(
+    system: Loket, _emit: Emit, *, agent: str | None = None, limit: int = 20, status: str | None = None
+) -> dict[str, Any]:
+    """The newest runs first."""
+    if not 1 <= limit <= _MOST_RUNS:
+        raise BadInput("runs.limit", f"limit is {limit}; from 1 to {_MOST_RUNS} is possible", "--limit 20")
+    states = system.engine.unfinished()
+    runs = await asyncio.to_thread(system.database.runs, agent, limit, status)
+    for run in runs:
+        if run["id"] in states:
+            run["status"] = states[run["id"]].status.value
+    return {"runs": runs}
+
+
+@operation("runs.show")
+async def runs_show(system: Loket, _emit: Emit, *, run: str) -> dict[str, Any]:
+    """A run with all its journal rows, in order."""
+    name = run_id(system, run)
+    facts = system.database.run(name) or {}
+    rows = await asyncio.to_thread(lambda: [_row_shown(row) for row in system.journal.rows(name)])
+    return {**facts, "rows": rows}
+
+
+@operation("runs.replay")
+async def runs_replay(system: Loket, _emit: Emit, *, run: str) -> dict[str, Any]:
+    """Run the module again on the journal: the same calls, the same answer?"""
+    verdict = await asyncio.to_thread(system.replayer.replay, run_id(system, run))
+    return {"run": verdict.run, "calls": verdict.calls, "ok": verdict.ok, "reason": verdict.reason}
+
+
+@operation("runs.verify")
+async def runs_verify(system: Loket, emit: Emit, *, run: str | None = None) -> dict[str, Any]:
+    """Check the journal's chain and replay one run, or all that are finished."""
+    database = system.database
+    runs = [run_id(system, run)] if run is not None else await asyncio.to_thread(database.ended_runs)
+    loop = asyncio.get_running_loop()
+
+    def progress(done: int) -> None:
+        loop.call_soon_threadsafe(emit, {"type": "progress", "done": done, "total": len(runs)})
+
+    verdicts, faults = await asyncio.to_thread(system.replayer.verify, runs, progress)
+    failed = [{"run": v.run, "reason": v.reason} for v in verdicts if not v.ok]
+    broken = [{"row": fault.seq, "run": fault.run, "reason": fault.reason} for fault in faults[:100]]
+    return {
+        "verified": sum(verdict.ok for verdict in verdicts),
+        "failed": len(failed),
+        "failures": failed,
+        "journal": {"ok": not faults, "faults": broken},
+        "ok": not failed and not faults,
+    }
+
+
+@operation("runs.stop")
+async def runs_stop(system: Loket, _emit: Emit, *, run: str) -> dict[str, Any]:
+    """End an unfinished run."""
+    name = run_id(system, run)
+    if not system.engine.stop(name):
+        raise BadInput("run.finished", f"run {name} is not unfinished", "loket runs list")
+    ending = await system.finished(name)
+    return {"run": name, "status": ending.status.value}
+
+
+@operation("runs.settle")
+async def runs_settle(system: Loket, _emit: Emit, *, run: str, happened: bool) -> dict[str, Any]:
+    """Say whether an effect that was interrupted happened; the run goes on."""
+    name = run_id(system, run)
+    system.engine.settle(name, happened=happened)
+    return {"run": name, "happened": happened}
+
+
+def _row_shown(row: Row) -> dict[str, Any]:
+    return {
+        "seq": row.seq,
+        "ordinal": row.ordinal,
+        "kind": row.kind.value,
+        "at": row.at,
+        **{key: value for key, value in row.meta.items() if value not in (None, "", [], {})},
+        "value": json.loads(row.value),
+        "hash": row.hash.hex(),
+    }
