@@ -43,6 +43,7 @@ from loket.schemas import compile_check
 from loket.store.kernel import KernelDatabase, request_of
 
 KEY = b"k" * 32
+SECRET = b"s" * 32
 DIGEST = "d" * 64
 
 ANY_OBJECT = {"type": "object"}
@@ -60,6 +61,21 @@ def capability(
     return Capability(
         name, "of a test", effect, ANY_OBJECT, ANY_OBJECT, on_uncertain=on_uncertain, waits=waits, timeout_s=timeout_s
     )
+
+
+def open_kernel(path: Path, vfs: str | None = None, *, runs: tuple[str, ...] = ()) -> KernelDatabase:
+    """A kernel's database; these runs are on its list, so that rows of theirs can be written."""
+    database = KernelDatabase(path, SECRET, vfs)
+    known = {run for (run,) in database._query("SELECT id FROM runs")}
+    begun = [database.run_started(begin(run), None) for run in runs if run not in known]
+    if begun:
+        database.write((), begun, b"")
+    return database
+
+
+def begin(run: str, module: ModuleRef | None = None) -> RunRequest:
+    """A request of an agent `tester`."""
+    return RunRequest(run, run, "tester", Principal("agent", "tester"), module, "c", "go", {}, ("owner",), 0.0)
 
 
 class Handlers:
@@ -115,7 +131,7 @@ class Rig:
         vfs: str | None = None,
     ) -> None:
         self.values = Values()
-        self.database = KernelDatabase(directory / "kernel.db", vfs)
+        self.database = KernelDatabase(directory / "kernel.db", SECRET, vfs)
         self.journal = Journal(self.database, KEY, now)
         self.grants = Grants(
             self.journal, self.database, grants=self.database.grants(), accepted=self.database.accepted()
@@ -143,9 +159,9 @@ class Rig:
 
     def run(self, module: ModuleRef | None, name: str = "r1") -> RunState:
         """A live run of a module that calls the counter itself."""
-        principal = Principal("agent", "tester")
-        request = RunRequest(name, name, "tester", principal, module, "c", "go", {}, ("owner",), 0.0)
-        return RunState(request, "{}", self.tokens.mint(name, principal, 3600), b"s" * 32, ("owner",))
+        request = begin(name, module)
+        self.journal.also(self.database.run_started(request, None))
+        return RunState(request, "{}", self.tokens.mint(name, request.principal, 3600), b"s" * 32, ("owner",))
 
     def rows(self, run: str = "r1") -> list[Any]:
         return list(self.journal.rows(run))

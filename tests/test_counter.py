@@ -53,9 +53,12 @@ def test_a_granted_read_is_answered_and_makes_one_row(rig: Rig) -> None:
     assert row.meta["principal"] == "agent:tester"
     assert row.meta["root"] == "r1"
     assert row.meta["rules"] == ["plain.read"]
-    assert row.meta["arg_labels"] == {"key": ["owner"]}
-    assert row.meta["labels"] == ["capability:kv.get", "owner"]
-    assert json.loads(row.value) == {"args": {"key": "a"}, "answer": {"found": False, "value": None}}
+    assert json.loads(row.value) == {
+        "answer": {"found": False, "value": None},
+        "arg_labels": {"key": ["owner"]},
+        "args": {"key": "a"},
+        "labels": ["capability:kv.get", "owner"],
+    }
 
 
 def test_an_effect_makes_two_rows_and_the_first_is_on_the_disk_before_it_happens(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import typer.main
 
+from kit import open_kernel
 from loket import documents
 from loket.cli import show
 from loket.cli.main import app
@@ -22,7 +23,6 @@ from loket.kernel.journal import Journal
 from loket.packages.manifest import RANGES, AskedCapability, Manifest, Operation, load_manifest
 from loket.policy.plain import RULES
 from loket.providers.llm_settings import PRESETS, Route
-from loket.store.kernel import KernelDatabase
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md"), *(ROOT / "examples").rglob("*.md")])
@@ -125,7 +125,7 @@ def test_the_journal_can_be_checked_by_what_is_written_about_it(tmp_path: Path) 
     (tmp_path / "vault").mkdir()
     key = b"k" * 32
     (tmp_path / "vault" / "journal.key").write_text(key.hex())
-    database = KernelDatabase(tmp_path / "kernel.db")
+    database = open_kernel(tmp_path / "kernel.db", runs=("r1",))
     journal = Journal(database, key, lambda: 1_795_000_000.25)
     for ordinal in range(3):
         journal.append("r1", ordinal, RowKind.CALL, {"capability": "kv.get", "ü": [1, 2.5]}, '{"answer":{}}')

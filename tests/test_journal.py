@@ -13,15 +13,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kit import KEY
+from kit import KEY, open_kernel
 from loket.contracts import Damaged, RowKind
 from loket.kernel.journal import Journal
-from loket.store.kernel import KernelDatabase
 from loket.testing.disk import PowerLoss
+
+RUNS = ("r", "r0", "r1", "r2")
 
 
 def fill(path: Path, count: int, vfs: str | None = None) -> None:
-    database = KernelDatabase(path, vfs)
+    database = open_kernel(path, vfs, runs=RUNS)
     journal = Journal(database, KEY, lambda: 1.5)
     for number in range(count):
         journal.append(f"r{number % 3}", number, RowKind.CALL, {"n": number}, '{"answer":{"é":"☃"}}')
@@ -31,7 +32,7 @@ def fill(path: Path, count: int, vfs: str | None = None) -> None:
 
 def faults(path: Path) -> list[str]:
     """What is wrong with the journal at `path`."""
-    database = KernelDatabase(path)
+    database = open_kernel(path)
     try:
         return [fault.reason for fault in Journal(database, KEY, lambda: 1.5).check()]
     finally:
@@ -40,7 +41,7 @@ def faults(path: Path) -> list[str]:
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[Journal]:
-    database = KernelDatabase(tmp_path / "kernel.db")
+    database = open_kernel(tmp_path / "kernel.db", runs=RUNS)
     yield Journal(database, KEY, lambda: 1.5)
     database.close()
 
@@ -56,7 +57,7 @@ def test_rows_come_back_in_order_and_verify(journal: Journal) -> None:
 
 def test_nothing_is_on_the_disk_before_sync_and_all_after_it(tmp_path: Path) -> None:
     """`append` does not write; `sync` writes all that was appended, in one transaction."""
-    database, other = KernelDatabase(tmp_path / "kernel.db"), KernelDatabase(tmp_path / "kernel.db")
+    database, other = open_kernel(tmp_path / "kernel.db", runs=RUNS), open_kernel(tmp_path / "kernel.db", runs=RUNS)
     journal = Journal(database, KEY, lambda: 0.0)
     for number in range(3):
         journal.append("r", number, RowKind.CALL, {}, "{}")
@@ -118,7 +119,7 @@ def test_a_journal_with_a_broken_seal_can_be_looked_at_but_not_written(tmp_path:
     connection = apsw.Connection(str(tmp_path / "kernel.db"))
     connection.execute("UPDATE seal SET seal = zeroblob(32)")
     connection.close()
-    database = KernelDatabase(tmp_path / "kernel.db")
+    database = open_kernel(tmp_path / "kernel.db", runs=RUNS)
     journal = Journal(database, KEY, lambda: 1.5)
     assert journal.broken
     assert [fault.reason for fault in journal.check()] == ["the journal ends at another row than its seal says"]
@@ -131,7 +132,7 @@ def test_a_chain_that_was_computed_anew_without_the_key_does_not_verify(tmp_path
     """Whoever rewrites every row and hash still cannot make the seal."""
     fill(tmp_path / "kernel.db", 4)
     forged = tmp_path / "forged.db"
-    database = KernelDatabase(forged)
+    database = open_kernel(forged, runs=RUNS)
     journal = Journal(database, b"x" * 32, lambda: 1.5)
     journal.append("r0", 0, RowKind.CALL, {"n": 0}, '{"answer":{"forged":true}}')
     journal.sync()
@@ -154,7 +155,7 @@ def test_no_synced_row_is_lost_when_the_power_goes(tmp_path: Path) -> None:
     disk = PowerLoss("power-journal")
     home = tmp_path / "home"
     home.mkdir()
-    database = KernelDatabase(home / "kernel.db", disk.name)
+    database = open_kernel(home / "kernel.db", disk.name, runs=RUNS)
     journal = Journal(database, KEY, lambda: 1.5)
     for seed in range(40):
         for number in range(1 + seed % 4):
@@ -162,7 +163,7 @@ def test_no_synced_row_is_lost_when_the_power_goes(tmp_path: Path) -> None:
         journal.sync()
         acknowledged = journal.append("r", 99, RowKind.CALL, {}, '{"answer":"not synced"}') - 1
         disk.crash(home, tmp_path / f"after{seed}", seed)
-        after = KernelDatabase(tmp_path / f"after{seed}" / "kernel.db")
+        after = open_kernel(tmp_path / f"after{seed}" / "kernel.db")
         found = Journal(after, KEY, lambda: 1.5)
         assert found.check() == []
         head = after.head()
@@ -198,8 +199,8 @@ import sys, time
 from pathlib import Path
 from loket.contracts import RowKind
 from loket.kernel.journal import Journal
-from loket.store.kernel import KernelDatabase
-journal = Journal(KernelDatabase(Path(sys.argv[1])), b"k" * 32, time.time)
+from kit import open_kernel
+journal = Journal(open_kernel(Path(sys.argv[1]), runs=("r",)), b"k" * 32, time.time)
 while True:
     for n in range(3):
         seq = journal.append("r", n, RowKind.CALL, {"n": n}, '{"answer":"' + "x" * 500 + '"}')
@@ -213,7 +214,10 @@ def test_no_acknowledged_row_is_lost_to_kill_9(tmp_path: Path) -> None:
     path, acknowledged = tmp_path / "kernel.db", 0
     for round_ in range(10):
         process = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(WRITER), str(path)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", textwrap.dedent(WRITER), str(path)],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert process.stdout is not None
         for _ in range(5 + 7 * round_):
@@ -223,7 +227,7 @@ def test_no_acknowledged_row_is_lost_to_kill_9(tmp_path: Path) -> None:
         process.wait()
         process.stdout.close()
         assert faults(path) == []
-        database = KernelDatabase(path)
+        database = open_kernel(path)
         head = database.head()
         database.close()
         assert head is not None

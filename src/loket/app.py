@@ -28,6 +28,7 @@ from loket.contracts import (
     RunStatus,
 )
 from loket.contracts.catalogue import STOCK
+from loket.erasure import Eraser
 from loket.home import Home, hold
 from loket.kernel.constraints import check_constraints, widened
 from loket.kernel.counter import Counter
@@ -80,7 +81,7 @@ class Loket:
         self.vault = vault
         self.llm = llm
         self.now = now
-        self.database = KernelDatabase(home.database, vfs)
+        self.database = KernelDatabase(home.database, home.run_secret(), vfs)
         self.journal = Journal(self.database, home.journal_key(), now)
         self.grants = Grants(
             self.journal,
@@ -92,9 +93,10 @@ class Loket:
         self.brains = AgentDatabases(
             home.brains, (*BRAIN_MIGRATIONS, *KV_MIGRATIONS), limit=config.open_brains, vfs=vfs
         )
+        self.brain, values = BrainProvider(self.brains, now), KvProvider(self.brains)
         self._providers: list[Provider] = [
-            BrainProvider(self.brains, now),
-            KvProvider(self.brains),
+            self.brain,
+            values,
             llm,
             *more_providers,
         ]
@@ -122,6 +124,7 @@ class Loket:
             now=now,
             workers=config.workers,
         )
+        self.eraser = Eraser(self.database, self.journal, (self.brain, values), self.engine.unfinished)
         self.replayer = Replayer(self.counter, self.journal, self.load, request_of)
         self._packages: dict[str, tuple[ModuleRef, Package]] = {}
         self.unreadable: dict[str, LoketError] = {}
@@ -138,6 +141,8 @@ class Loket:
         for provider in self._providers:
             await provider.start()
         await asyncio.to_thread(self._read_modules)
+        if resume:
+            await asyncio.to_thread(self.eraser.resume)
         return self.engine.resume(self.database.unfinished()) if resume else 0
 
     async def close(self) -> None:

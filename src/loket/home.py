@@ -94,6 +94,10 @@ class Home:
         """The key of the journal's seal, kept in the vault."""
         return bytes.fromhex(self.secret(self.vault / "journal.key"))
 
+    def run_secret(self) -> bytes:
+        """The key that wraps the keys of runs, kept in the vault."""
+        return bytes.fromhex(self.secret(self.vault / "runs.key"))
+
     def running(self) -> dict[str, Any] | None:
         """Where the running server says it listens (`port`, `pid`), or None."""
         try:

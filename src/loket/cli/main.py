@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from loket import __version__
-from loket.cli import bench, brain, client, models, modules, runs, server, show, talk
+from loket.cli import bench, brain, client, erase, models, modules, runs, server, show, talk, vault
 from loket.contracts import BadInput, LoketError
 
 app = typer.Typer(
@@ -24,6 +24,8 @@ server.add_to(app)
 talk.add_to(app)
 modules.add_to(app)
 models.add_to(app)
+erase.add_to(app)
+vault.add_to(app)
 bench.add_to(app)
 app.add_typer(runs.app, name="runs")
 app.command("brain", epilog='Example: loket brain main search "sister"')(brain.brain)

@@ -19,6 +19,7 @@ from loket.contracts.errors import (
 from loket.contracts.protocols import (
     AgentStore,
     Ending,
+    Erasable,
     Guest,
     Handler,
     Host,
@@ -71,6 +72,7 @@ __all__ = [
     "Decision",
     "Effect",
     "Ending",
+    "Erasable",
     "Failed",
     "Grant",
     "Guest",

@@ -1,6 +1,6 @@
 """The narrow seams between the parts. Whoever implements one is tested by a conformance suite in `loket.testing`."""
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,6 +143,23 @@ class AgentStore(Protocol):
 
     def open(self, agent: str) -> AbstractContextManager["apsw.Connection"]:
         """The agent's one connection, held for this caller alone until the context ends."""
+
+
+class Erasable(Protocol):
+    """A provider whose store keeps what runs wrote, so that it can be erased, and found again where it was read.
+
+    `writes` and `reads` take a journaled call with its decoded arguments and answer, and name what it wrote and what
+    it showed of this store: ids of memories, keys, paths.
+    """
+
+    id: str
+
+    def writes(self, capability: str, args: Mapping[str, Json], answer: Mapping[str, Json]) -> Sequence[str]: ...
+
+    def reads(self, capability: str, args: Mapping[str, Json], answer: Mapping[str, Json]) -> Sequence[str]: ...
+
+    def erase(self, agent: str, runs: Collection[str]) -> int:
+        """Erase what these runs wrote last, for good, its traces in the write-ahead log included; how many things."""
 
 
 class Secrets(Protocol):

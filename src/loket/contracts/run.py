@@ -22,13 +22,18 @@ def join_labels(first: Labels, *more: Labels) -> Labels:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks: `kind` is `owner`, `agent`, `client` or `sender`."""
+    """Who asks: `kind` is `owner`, `agent`, `host` (Loket itself), `client` or `sender`."""
 
     kind: str
     id: str
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.id}" if self.id else self.kind
+
+    @property
+    def public(self) -> str:
+        """What may stay when the run is erased: of a person, that it was one."""
+        return str(self) if self.kind in ("owner", "agent", "host") else self.kind
 
 
 WITHDRAW = "\x00withdraw"

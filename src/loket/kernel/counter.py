@@ -340,9 +340,8 @@ class Counter:
         usage: Usage | None = None,
     ) -> Recorded:
         call = pending.call
-        facts = rows.call_facts(run, kind, pending, labels, error, usage)
-        side = run.sides.record() if kind is not RowKind.OUTCOME else None
-        value = rows.value(None if kind is RowKind.OUTCOME else pending.text, text, error, side)
+        facts = rows.call_facts(run, kind, pending, error, usage)
+        value = rows.call_value(run, kind, pending, text, labels, error)
         self._journal.append(run.request.id, call.ordinal, kind, facts, value)
         return Recorded(
             call.ordinal,
@@ -368,12 +367,11 @@ class Counter:
             )
         run.spent.calls += 1
         policy = prepared.decision.policy if prepared else ""
-        facts = rows.refusal_facts(run, capability, refusal, policy, started)
-        text = rows.safe(args)
-        side = run.sides.record()
-        self._journal.append(
-            run.request.id, run.next_ordinal, RowKind.CALL, facts, rows.value(text, None, refusal, side)
-        )
+        known = self._registry.knows(capability)
+        facts = rows.refusal_facts(run, capability if known else rows.UNKNOWN, refusal, policy, started)
+        text, side = rows.safe(args), run.sides.record()
+        value = rows.refusal_value(None if known else capability, text, refusal, side)
+        self._journal.append(run.request.id, run.next_ordinal, RowKind.CALL, facts, value)
         recorded = Recorded(run.next_ordinal, rows.named(capability), text, None, refusal.as_dict(), side, ())
         run.remember(recorded)
         run.emit("call", {"capability": rows.named(capability), "decision": "deny", "reason": refusal.message})

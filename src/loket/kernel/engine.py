@@ -31,7 +31,7 @@ from loket.contracts import (
     from_dict,
     join_labels,
 )
-from loket.kernel import sides
+from loket.kernel import rows, sides
 from loket.kernel.active import Active, Host, end_event, fault, final_status
 from loket.kernel.counter import Counter
 from loket.kernel.grants import Grants
@@ -220,21 +220,19 @@ class Engine:
         request = run.request
         module = request.module
         meta = {
-            "principal": str(request.principal),
+            "principal": request.principal.public,
             "root": request.root,
             "parent": request.parent,
             "depth": request.depth,
             "agent": request.agent,
-            "conversation": request.conversation,
             "operation": request.operation,
             "publisher": module.publisher if module else None,
             "module": module.id if module else None,
             "version": module.version if module else None,
             "digest": module.digest if module else None,
             "limits": asdict(module.limits) if module else None,
-            "labels": request.labels,
         }
-        value = f'{{"args":{run.args},"seed":"{run.seed.hex()}"}}'
+        value = rows.start(run)
         started = self._records.run_started(request, message)
         seq = self._journal.append(request.id, 0, RowKind.START, meta, value, (started,))
         self._journal.sync(seq)
@@ -380,16 +378,15 @@ class Engine:
         ending = self._ending(run, segment)
         run.status = ending.status
         meta = {
-            "principal": str(run.request.principal),
+            "principal": run.request.principal.public,
             "root": run.request.root,
             "status": ending.status.value,
-            "error": ending.error["code"] if ending.error else None,
             "calls": ending.calls,
             "tokens": ending.tokens,
             "money": ending.money,
-            "labels": run.exposed,
         }
         value: dict[str, Any] = {"answer": ending.answer} if ending.answer is not None else {"error": ending.error}
+        value["labels"] = run.exposed
         side = run.sides.record()
         if side is not None:
             value["sides"] = side
@@ -415,6 +412,7 @@ class Engine:
             spent.calls,
             spent.tokens,
             round(spent.money, 6),
+            run.exposed,
         )
 
     async def _give_up(self, run: RunState, error: LoketError) -> Ending:

@@ -18,6 +18,9 @@ from loket.contracts import Damaged, Row, RowKind, RowStore, Statement
 from loket.kernel.text import canonical
 
 _SALT = 16
+ERASED = "erase"
+"""What the note of an erasure says that it is; its fact `runs` lists the runs whose keys were destroyed."""
+
 GENESIS = bytes(32)
 """What the first row's hash is chained to."""
 
@@ -141,21 +144,28 @@ class Journal:
         """Read the whole journal and compare every row with its hash, its commitment and the seal."""
         faults: list[Fault] = []
         prev, seq = GENESIS, 0
+        gone: dict[str, int] = {}
         for row in self.rows():
             faults.extend(_faults_of(row, prev, seq + 1))
             prev, seq = row.hash, row.seq
+            if row.erased:
+                gone.setdefault(row.run, row.seq)
+            elif row.kind is RowKind.NOTE and row.meta.get("what") == ERASED:
+                for run in row.meta["runs"]:
+                    gone.pop(run, None)
             if progress is not None and seq % 1000 == 0:
                 progress(seq)
         head = self._store.head() or (0, GENESIS, self._seal(0, GENESIS))
         if (head[0], head[1]) != (seq, prev) or not hmac.compare_digest(head[2], self._seal(seq, prev)):
             faults.append(Fault(seq, "", "the journal ends at another row than its seal says"))
-        return faults
+        unsaid = "its values cannot be read, and no erasure in the journal says why: its key is missing"
+        return faults + [Fault(seq, run, unsaid) for run, seq in gone.items()]
 
 
 def _faults_of(row: Row, prev: bytes, expected: int) -> Iterator[Fault]:
     if row.seq != expected:
         yield Fault(row.seq, row.run, f"row {expected} is missing before row {row.seq}")
-    if commit_to(row.salt, row.value) != row.commitment:
+    if not row.erased and commit_to(row.salt, row.value) != row.commitment:
         yield Fault(row.seq, row.run, f"the value of row {row.seq} was changed")
     if chain(prev, row.seq, row.run, row.ordinal, row.kind, row.at, row.facts, row.commitment) != row.hash:
         yield Fault(row.seq, row.run, f"row {row.seq} does not follow from the row before it: one of them was changed")

@@ -56,6 +56,9 @@ class Registry:
             if capability.side or name in handlers
         }
 
+    def knows(self, name: str) -> bool:
+        return name in self._entries
+
     def find(self, name: str) -> Entry:
         """The entry of a capability. Raises `Refusal` that names the nearest ones."""
         entry = self._entries.get(name)

@@ -25,6 +25,8 @@ class Verdict:
     run: str
     calls: int
     reason: str = ""
+    erased: bool = False
+    """Its values were destroyed: there is nothing to replay, and its rows still verify."""
 
     @property
     def ok(self) -> bool:
@@ -72,6 +74,8 @@ class Replayer:
         rows = list(self._journal.rows(run))
         if not rows or rows[0].kind is not RowKind.START:
             return Verdict(run, 0, "its first row is missing")
+        if rows[0].erased:
+            return Verdict(run, sum(row.kind in (RowKind.CALL, RowKind.OUTCOME) for row in rows), erased=True)
         try:
             request, seed = self._request_of(rows[0])
             history, opened, end = recorded_from(rows)
@@ -122,7 +126,7 @@ class Replayer:
         verdicts = []
         for count, run in enumerate(runs, 1):
             verdict = self.replay(run)
-            verdicts.append(Verdict(run, verdict.calls, blamed.get(run, verdict.reason)))
+            verdicts.append(Verdict(run, verdict.calls, blamed.get(run, verdict.reason), verdict.erased))
             if progress is not None:
                 progress(count)
         return verdicts, faults

@@ -1,7 +1,8 @@
 """What a call writes on its row: public facts, and what was said as JSON text.
 
 In the kernel because the proof is read from it: principal, request root, labels, decision and rule ids are on every
-row from the first day.
+row from the first day. The facts outlive an erasure, so they name no person and quote nobody: who that was, the labels
+and the words of a refusal are part of the value.
 """
 
 import hashlib
@@ -20,20 +21,31 @@ _NAME = 200
 """Characters that are kept of a capability's name, which a module may have made up."""
 
 
+UNKNOWN = "?"
+"""Stands for a capability that does not exist; the value has the name that the module gave."""
+
+
 def named(capability: str) -> str:
     """A capability's name as rows have it."""
     return capability[:_NAME]
 
 
+def start(run: RunState) -> str:
+    """The value of a run's first row as JSON text."""
+    request = run.request
+    said = {"conversation": request.conversation, "labels": request.labels, "principal": str(request.principal)}
+    return f'{{"args":{run.args},{canonical(said)[1:-1]},"seed":"{run.seed.hex()}"}}'
+
+
 def call_facts(
-    run: RunState, kind: RowKind, pending: Pending, labels: Labels, error: LoketError | None, usage: Usage | None
+    run: RunState, kind: RowKind, pending: Pending, error: LoketError | None, usage: Usage | None
 ) -> dict[str, Any]:
     """The facts of a call that was allowed: of its intent, its outcome, or both in one row."""
     call, decision = pending.call, pending.decision
     facts: dict[str, Any] = {
         "capability": call.capability,
         "effect": pending.capability.effect.value,
-        "principal": str(call.principal),
+        "principal": call.principal.public,
         "root": run.request.root,
         "decision": decision.verdict.value,
         "rules": decision.rules,
@@ -41,12 +53,9 @@ def call_facts(
         "reason": decision.reason,
         "attempt": call.attempt,
     }
-    if kind is not RowKind.OUTCOME:
-        facts["arg_labels"] = pending.arg_labels
     if kind is RowKind.INTENT:
         facts["held"] = pending.reservation.tokens
     else:
-        facts["labels"] = labels
         facts["ms"] = _ms_since(pending.started)
     if usage is not None and usage != Usage():
         facts["usage"] = {"in": usage.tokens_in, "out": usage.tokens_out, "money": usage.money}
@@ -56,16 +65,14 @@ def call_facts(
 
 
 def refusal_facts(run: RunState, capability: str, refusal: Refusal, policy: str, started: float) -> dict[str, Any]:
-    """The facts of a call that was refused."""
+    """The facts of a call that was refused; `capability` is `UNKNOWN` for one that does not exist."""
     return {
-        "capability": named(capability),
-        "principal": str(run.request.principal),
+        "capability": capability,
+        "principal": run.request.principal.public,
         "root": run.request.root,
         "decision": Verdict.DENY.value,
         "rules": refusal.rules or (refusal.code,),
         "policy": policy,
-        "reason": refusal.message,
-        "labels": (),
         "ms": _ms_since(started),
         "error": refusal.code,
     }
@@ -92,15 +99,29 @@ def safe(args: str) -> str:
     return canonical({"bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()})
 
 
-def value(args: str | None, answer: str | None, error: LoketError | None, side: Mapping[str, Any] | None) -> str:
-    """A row's value as JSON text, from parts that are canonical already."""
+def call_value(
+    run: RunState, kind: RowKind, pending: Pending, answer: str | None, labels: Labels, error: LoketError | None
+) -> str:
+    """The value of a call's row as JSON text: of an outcome only what came back."""
     parts = []
     if answer is not None:
         parts.append(f'"answer":{answer}')
-    if args is not None:
-        parts.append(f'"args":{args}')
+    if kind is not RowKind.OUTCOME:
+        parts.append(f'"arg_labels":{canonical(pending.arg_labels)},"args":{pending.text}')
+    return _value(parts, error, labels, None if kind is RowKind.OUTCOME else run.sides.record())
+
+
+def refusal_value(unknown: str | None, args: str, refusal: Refusal, side: Mapping[str, Any] | None) -> str:
+    """The value of a refused call's row as JSON text. `unknown` is the name of a capability that does not exist."""
+    name = [f'"capability":{canonical(named(unknown))}'] if unknown is not None else []
+    return _value([f'"args":{args}', *name], refusal, (), side)
+
+
+def _value(parts: list[str], error: LoketError | None, labels: Labels, side: Mapping[str, Any] | None) -> str:
     if error is not None:
         parts.append(f'"error":{canonical(error.as_dict())}')
+    if labels:
+        parts.append(f'"labels":{canonical(labels)}')
     if side is not None:
         parts.append(f'"sides":{canonical(side)}')
     return "{" + ",".join(parts) + "}"

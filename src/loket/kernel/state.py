@@ -198,12 +198,12 @@ def _recorded(row: Row, value: Mapping[str, Any], intent: Recorded | None) -> Re
     answer, meta = canonical(value["answer"]) if "answer" in value else None, row.meta
     return Recorded(
         ordinal=row.ordinal,
-        capability=intent.capability if intent else str(meta.get("capability", "")),
+        capability=intent.capability if intent else str(value.get("capability", meta.get("capability", ""))),
         args=intent.args if intent else canonical(value.get("args", {})),
         answer=answer,
         error=value.get("error"),
         sides=intent.sides if intent else value.get("sides"),
-        labels=tuple(meta.get("labels", ())),
+        labels=tuple(value.get("labels", meta.get("labels", ()))),
         attempt=int(meta.get("attempt", 1)),
         held=int(meta.get("held", 0)),
         usage=meta.get("usage"),

@@ -4,7 +4,19 @@ Operations take and return JSON values: functions of the system, a taker of even
 family of them.
 """
 
-from loket.operations import brains, grants, messages, models, modules, runs, status
+from loket.operations import brains, erase, grants, messages, models, modules, runs, status, vault
 from loket.operations.table import Emit, Operations
 
-__all__ = ["Emit", "Operations", "brains", "grants", "messages", "models", "modules", "runs", "status"]
+__all__ = [
+    "Emit",
+    "Operations",
+    "brains",
+    "erase",
+    "grants",
+    "messages",
+    "models",
+    "modules",
+    "runs",
+    "status",
+    "vault",
+]

@@ -40,4 +40,6 @@ async def result_of(system: Loket, run: str, ending: Ending) -> dict[str, Any]:
 
 def _call_shown(row: Row) -> dict[str, Any]:
     meta = row.meta
-    return {**{key: meta[key] for key in ("capability", "decision", "reason", "ms")}, "error": meta.get("error")}
+    reason = meta.get("reason") or json.loads(row.value)["error"]["message"]
+    shown = {**{key: meta[key] for key in ("capability", "decision", "ms")}, "reason": reason}
+    return {**shown, "error": meta.get("error")}

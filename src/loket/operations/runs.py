@@ -65,7 +65,8 @@ async def runs_verify(system: Loket, emit: Emit, *, run: str | None = None) -> d
     failed = [{"run": v.run, "reason": v.reason} for v in verdicts if not v.ok]
     broken = [{"row": fault.seq, "run": fault.run, "reason": fault.reason} for fault in faults[:100]]
     return {
-        "verified": sum(verdict.ok for verdict in verdicts),
+        "verified": sum(verdict.ok and not verdict.erased for verdict in verdicts),
+        "erased": sum(verdict.ok and verdict.erased for verdict in verdicts),
         "failed": len(failed),
         "failures": failed,
         "journal": {"ok": not faults, "faults": broken},
@@ -92,12 +93,15 @@ async def runs_settle(system: Loket, _emit: Emit, *, run: str, happened: bool) -
 
 
 def _row_shown(row: Row) -> dict[str, Any]:
+    value = {"erased": True} if row.erased else json.loads(row.value)
+    private = {name: value.pop(name) for name in ("labels", "arg_labels", "principal", "conversation") if name in value}
+    facts = {**row.meta, **private}
     return {
         "seq": row.seq,
         "ordinal": row.ordinal,
         "kind": row.kind.value,
         "at": row.at,
-        **{key: value for key, value in row.meta.items() if value not in (None, "", [], {})},
-        "value": json.loads(row.value),
+        **{name: fact for name, fact in facts.items() if fact not in (None, "", [], {})},
+        "value": value,
         "hash": row.hash.hex(),
     }

@@ -4,7 +4,7 @@ Every effect writes (run, ordinal) with its answer in its own transaction, so pe
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import apsw
@@ -97,6 +97,39 @@ class BrainProvider:
         labels = (tuple(json.loads(memory["labels"])) for memory in page if not memory["damaged"])
         return Answer({"memories": page}, join_labels((), *labels))
 
+    # What a run left here
+
+    def writes(self, capability: str, _args: Mapping[str, Any], answer: Mapping[str, Any]) -> list[str]:
+        """Ids of the memories that a journaled call stored."""
+        if capability == "brain.add":
+            return [str(identity) for identity in answer["ids"]]
+        return [str(answer["id"])] if capability in ("brain.correct", "brain.lesson") else []
+
+    def reads(self, _capability: str, _args: Mapping[str, Any], answer: Mapping[str, Any]) -> list[str]:
+        """Ids of the memories that a journaled call showed."""
+        return [str(memory["id"]) for memory in answer.get("memories", ())]
+
+    def erase(self, agent: str, runs: Collection[str]) -> int:
+        """Erase the memories that these runs stored; how many."""
+        wanted = frozenset(runs)
+        with self._store.open(agent) as connection:
+            with connection:
+                mine = [i for i, run in connection.execute("SELECT id, run FROM memory") if run in wanted]
+                erased = brain_write.erase(connection, mine, self._now())
+                connection.executemany("DELETE FROM brain_applied WHERE run = ?", [(run,) for run in runs])
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        return len(erased)
+
+    def runs_of(self, agent: str, identity: int) -> list[str]:
+        """The runs that stored a memory and its history. Raises `Refusal` for one that is not there."""
+        with self._store.open(agent) as connection:
+            ids = brain_write.chain(connection, identity)
+            select = "SELECT run FROM memory WHERE id = ?"
+            runs = [str(run) for i in ids for (run,) in connection.execute(select, (i,))]
+        if not runs:
+            raise _unknown(identity)
+        return runs
+
     def _once(self, call: Call, change: Change) -> Answer:
         """Perform a change in one transaction, or answer what it answered when it was performed before."""
         key = (call.run, call.ordinal)
@@ -141,7 +174,7 @@ class BrainProvider:
         identity = call.args["id"]
         if not connection.execute("SELECT 1 FROM memory WHERE id = ?", (identity,)).fetchone():
             raise _unknown(identity)
-        return {"forgotten": brain_write.erase(connection, identity, self._now())}
+        return {"forgotten": brain_write.erase(connection, brain_write.chain(connection, identity), self._now())}
 
     def _lesson(self, connection: apsw.Connection, call: Call) -> dict[str, Any]:
         now = self._now()

@@ -1,6 +1,7 @@
 """What changes a brain. Every function here runs inside the caller's transaction."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,13 +80,13 @@ def chain(connection: apsw.Connection, identity: int) -> list[int]:
     return [row[0] for row in connection.execute(_CHAIN, (identity,))]
 
 
-def erase(connection: apsw.Connection, identity: int, now: float) -> list[int]:
-    """Remove the words of a memory and of its history from the rows and the index; the ids that had any.
+def erase(connection: apsw.Connection, identities: Iterable[int], now: float) -> list[int]:
+    """Remove the words of memories from the rows and the index; the ids that had any.
 
-    What stays of each is a row without words: who stored it, when, and that it was forgotten. The columns of other
-    memories that showed it as context are indexed anew.
+    What stays of each is a row without words: which run stored it, when, and that it was forgotten. The columns of
+    other memories that showed it as context are indexed anew.
     """
-    doomed = [i for i in chain(connection, identity) if _is_remembered(connection, i)]
+    doomed = [i for i in identities if _is_remembered(connection, i)]
     touched = sorted(set(doomed).union(*(_shown_beside(connection, i) for i in doomed)))
     words = {word for i in doomed for word in _document_words(connection, i)}
     for other in touched:
@@ -94,7 +95,8 @@ def erase(connection: apsw.Connection, identity: int, now: float) -> list[int]:
         connection.execute("DELETE FROM document WHERE id = ?", (old,))
         connection.execute(
             "UPDATE memory SET text = NULL, subject = NULL, key = NULL, speaker = NULL, gist = NULL, note = NULL,"
-            " subject_folded = NULL, key_folded = NULL, closed = coalesce(closed, ?1), forgotten = ?1 WHERE id = ?2",
+            " subject_folded = NULL, key_folded = NULL, conversation = '', labels = '[]',"
+            " closed = coalesce(closed, ?1), forgotten = ?1 WHERE id = ?2",
             (now, old),
         )
         seal(connection, old)

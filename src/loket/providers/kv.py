@@ -5,7 +5,7 @@ performing it again changes nothing.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -22,6 +22,11 @@ KV_MIGRATIONS: tuple[str, ...] = (
         answer TEXT NOT NULL,
         PRIMARY KEY (run, ordinal)
     ) WITHOUT ROWID;
+    """,
+    """
+    -- Which run stored the value: it is erased with the run.
+    ALTER TABLE kv ADD COLUMN run TEXT NOT NULL DEFAULT '';
+    CREATE INDEX kv_run ON kv (run);
     """,
 )
 """SQL scripts, oldest first; join them with those of other families that live in the same file."""
@@ -78,6 +83,27 @@ class KvProvider:
             keys = [key for (key,) in connection.execute(_LIST, bounds)]
         return Answer({"keys": list(takewhile(lambda key: key.startswith(prefix), keys))})
 
+    # What a run left here
+
+    def writes(self, capability: str, args: Mapping[str, Any], _answer: Mapping[str, Any]) -> Sequence[str]:
+        """The key that a journaled call stored a value under."""
+        return [args["key"]] if capability == "kv.set" else []
+
+    def reads(self, capability: str, args: Mapping[str, Any], answer: Mapping[str, Any]) -> Sequence[str]:
+        """The keys that a journaled call showed."""
+        return [args["key"]] if capability == "kv.get" else answer.get("keys", ())
+
+    def erase(self, agent: str, runs: Collection[str]) -> int:
+        """Erase the values that these runs stored, with their keys; how many."""
+        with self._store.open(agent) as connection:
+            with connection:
+                before = connection.total_changes()
+                connection.executemany("DELETE FROM kv WHERE run = ?", [(run,) for run in runs])
+                erased = connection.total_changes() - before
+                connection.executemany("DELETE FROM kv_applied WHERE run = ?", [(run,) for run in runs])
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        return erased
+
     def _once(self, call: Call, change: Callable[[apsw.Connection, Call], dict[str, Any]]) -> Answer:
         """Perform a change in one transaction, or answer what it answered when it was performed before."""
         done_as = (call.run, call.ordinal)
@@ -92,8 +118,8 @@ class KvProvider:
 
 def _set(connection: apsw.Connection, call: Call) -> dict[str, Any]:
     connection.execute(
-        "INSERT INTO kv VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-        (_key(call.args["key"]), json.dumps(call.args["value"], separators=(",", ":"))),
+        "INSERT INTO kv VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value, run = excluded.run",
+        (_key(call.args["key"]), json.dumps(call.args["value"], separators=(",", ":")), call.run),
     )
     return {}
 

@@ -1,12 +1,18 @@
-"""`kernel.db`: journal, runs, modules and grants in SQLite (WAL, synchronous FULL). One kernel process per home."""
+"""`kernel.db`: journal, runs, modules and grants in SQLite (WAL, synchronous FULL). One kernel process per home.
 
+What a run said is encrypted with its own key (see `loket.store.keys`): the values of its rows with their salts, and in
+the list of runs who asked in which conversation, and how it ended.
+"""
+
+import hashlib
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from loket.contracts import (
+    Damaged,
     Ending,
     Grant,
     Limits,
@@ -19,6 +25,8 @@ from loket.contracts import (
     Statement,
 )
 from loket.store.database import open_database
+from loket.store.keys import RunKeys
+from loket.store.plain import OUTCOME, SALT, WHO, encrypt_plain, row_label
 
 MIGRATIONS = (
     """
@@ -60,17 +68,32 @@ MIGRATIONS = (
     ) STRICT;
     CREATE TABLE revoked (digest TEXT PRIMARY KEY, at REAL NOT NULL) STRICT;
     """,
+    """
+    -- `slot` names the run's key in keys.db; `who` and `outcome` are encrypted with it. What was written before has no
+    -- slot, and gets one when this version first opens the file.
+    ALTER TABLE runs ADD COLUMN slot INTEGER;
+    ALTER TABLE runs ADD COLUMN who BLOB;
+    ALTER TABLE runs ADD COLUMN outcome BLOB;
+    CREATE INDEX runs_slot ON runs (slot);
+    CREATE INDEX runs_parent ON runs (parent) WHERE parent IS NOT NULL;
+    -- Runs whose erasure the journal has noted and that is not done everywhere yet.
+    CREATE TABLE erasing (run TEXT PRIMARY KEY) STRICT;
+    """,
 )
 
 _INSERT_ROW = "INSERT INTO journal VALUES (?,?,?,?,?,?,?,?,?,?)"
 _INSERT_RUN = (
     "INSERT INTO runs (id, agent, conversation, principal, root, parent, operation, module, version, digest, message,"
-    " status, accepted) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"
+    " status, accepted, slot, who) VALUES (?,?,'',?,?,?,?,?,?,?,?,?,?,?,?)"
 )
 _SELECT_ROW = "SELECT seq, run, ordinal, kind, at, facts, value, salt, commitment, hash FROM journal"
 _SELECT_UNFINISHED = (
     "SELECT seq, run, ordinal, kind, at, facts, value, salt, commitment, hash FROM journal"
     " WHERE kind = 'start' AND run IN (SELECT id FROM runs WHERE ended IS NULL) ORDER BY seq"
+)
+_SELECT_RUN = (
+    "SELECT id, agent, principal, root, parent, operation, module, version, digest, status, accepted, ended, calls,"
+    " tokens, money, slot, who, outcome FROM runs"
 )
 _CHUNK = 500
 
@@ -78,23 +101,29 @@ _CHUNK = 500
 class KernelDatabase:
     """The kernel's SQLite file: a `RowStore` and `Records`, and the lists that are kept in step with the journal."""
 
-    def __init__(self, path: Path, vfs: str | None = None) -> None:
+    def __init__(self, path: Path, secret: bytes, vfs: str | None = None) -> None:
         self._writer = open_database(path, migrations=MIGRATIONS, vfs=vfs)
         self._reader = open_database(path, migrations=MIGRATIONS, vfs=vfs)
         self._reading = threading.Lock()
         self._writing = threading.Lock()
+        self._slots: dict[str, int] = {}
+        """Slots of the keys of unfinished runs."""
+        used = self._query("SELECT coalesce(max(slot), 0) FROM runs")[0][0]
+        self.keys = RunKeys(path.with_name("keys.db"), secret, used, vfs)
+        encrypt_plain(self._writer, self.keys)
 
     def close(self) -> None:
         with self._reading, self._writing:
             self._reader.close()
             self._writer.close()
+            self.keys.close()
 
     # RowStore
 
     def write(self, rows: Sequence[Row], statements: Sequence[Statement], seal: bytes) -> None:
         """One transaction, on the disk when it returns."""
         with self._writing, self._writer:
-            self._writer.executemany(_INSERT_ROW, (_encode(row) for row in rows))
+            self._writer.executemany(_INSERT_ROW, [self._encode(row) for row in rows])
             for sql, values in statements:
                 self._writer.execute(sql, values)
             if rows:
@@ -108,12 +137,43 @@ class KernelDatabase:
     def rows(self, run: str | None = None) -> Iterator[Row]:
         """Rows in order; read in chunks, so that writing goes on meanwhile."""
         if run is not None:
-            yield from map(_decode, self._query(f"{_SELECT_ROW} WHERE run = ? ORDER BY seq", (run,)))
+            yield from map(self._decode, self._query(f"{_SELECT_ROW} WHERE run = ? ORDER BY seq", (run,)))
             return
         after = 0
         while chunk := self._query(f"{_SELECT_ROW} WHERE seq > ? ORDER BY seq LIMIT {_CHUNK}", (after,)):
-            yield from map(_decode, chunk)
+            yield from map(self._decode, chunk)
             after = chunk[-1][0]
+
+    def _slot(self, run: str) -> int:
+        """The slot of a run's key. Raises `Damaged` where the list of runs does not have it."""
+        slot = self._slots.get(run)
+        if slot is None:
+            found = self._query("SELECT slot FROM runs WHERE id = ?", (run,))
+            if not found or found[0][0] is None:
+                raise Damaged("runs.missing", f"the list of runs has no key for run {run}", "restore a backup")
+            slot = found[0][0]
+        return slot
+
+    def _encode(self, row: Row) -> tuple[Any, ...]:
+        """A row as the table has it: salt and value in one ciphertext. Rows of no run are the owner's, and plain."""
+        salt, value = row.salt, row.value
+        if row.run:
+            label = row_label(row.run, row.ordinal, row.kind)
+            salt, value = b"", self.keys.seal(self._slot(row.run), salt + value, label)
+        return (row.seq, row.run, row.ordinal, row.kind.value, row.at, row.facts, value, salt, row.commitment, row.hash)
+
+    def _decode(self, raw: tuple[Any, ...]) -> Row:
+        seq, run, ordinal, kind, at, facts, value, salt, commitment, link = raw
+        if not run:
+            return Row(seq, run, ordinal, RowKind(kind), at, facts, value, salt, commitment, link)
+        try:
+            text = self.keys.open(self._slot(run), value, row_label(run, ordinal, RowKind(kind))) if not salt else b""
+        except Damaged:
+            text = b""  # its commitment does not fit then, and says so
+        gone = text is None
+        whole = text or b""
+        parts = whole[SALT:], whole[:SALT]
+        return Row(seq, run, ordinal, RowKind(kind), at, facts, *parts, commitment, link, gone)
 
     def _query(self, sql: str, values: tuple[object, ...] = ()) -> list[Any]:
         with self._reading:
@@ -128,22 +188,25 @@ class KernelDatabase:
 
     def run_started(self, request: RunRequest, message: str | None) -> Statement:
         module = request.module
+        slot = self._slots[request.id] = self.keys.take()
+        who = {"conversation": request.conversation, "principal": str(request.principal)}
         return (
             _INSERT_RUN,
             (
                 request.id,
                 request.agent,
-                request.conversation,
-                str(request.principal),
+                request.principal.kind,
                 request.root,
                 request.parent,
                 request.operation,
                 module.id if module else None,
                 module.version if module else None,
                 module.digest if module else None,
-                message,
+                message_digest(message) if message is not None else None,
                 RunStatus.ACCEPTED.value,
                 request.accepted,
+                slot,
+                self.keys.seal(slot, _json(who), WHO + request.id.encode()),
             ),
         )
 
@@ -151,13 +214,15 @@ class KernelDatabase:
         return ("UPDATE runs SET status = ? WHERE id = ?", (status.value, run))
 
     def run_ended(self, run: str, ending: Ending) -> Statement:
+        slot = self._slot(run)
+        self._slots.pop(run, None)
+        outcome = {"answer": ending.answer, "error": ending.error, "labels": ending.labels}
         return (
-            "UPDATE runs SET status=?, ended=?, answer=?, error=?, calls=?, tokens=?, money=? WHERE id=?",
+            "UPDATE runs SET status=?, ended=?, outcome=?, calls=?, tokens=?, money=? WHERE id=?",
             (
                 ending.status.value,
                 ending.at,
-                json.dumps(ending.answer) if ending.answer is not None else None,
-                json.dumps(ending.error) if ending.error is not None else None,
+                self.keys.seal(slot, _json(outcome), OUTCOME + run.encode()),
                 ending.calls,
                 ending.tokens,
                 ending.money,
@@ -191,7 +256,43 @@ class KernelDatabase:
     def module_removed(self, module: str) -> Statement:
         return ("DELETE FROM modules WHERE id = ?", (module,))
 
+    def erasing(self, runs: Collection[str]) -> list[Statement]:
+        """These runs are to be erased."""
+        return [("INSERT OR IGNORE INTO erasing VALUES (?)", (run,)) for run in runs]
+
+    def erased(self, runs: Collection[str]) -> list[Statement]:
+        """These runs are erased everywhere."""
+        return [("DELETE FROM erasing WHERE run = ?", (run,)) for run in runs]
+
     # Reading
+
+    def interrupted_erasures(self) -> list[str]:
+        """Runs whose erasure was interrupted."""
+        return [run for (run,) in self._query("SELECT run FROM erasing")]
+
+    def family_links(self) -> list[tuple[str, str]]:
+        """Run and parent of every run that another one started."""
+        return self._query("SELECT id, parent FROM runs WHERE parent IS NOT NULL")
+
+    def agents_of_runs(self) -> dict[str, str]:
+        """Run to agent, of all runs."""
+        return dict(self._query("SELECT id, agent FROM runs"))
+
+    def runs_of_sender(self, sender: str) -> list[str]:
+        """Finished runs that a principal (`sender:mail:ana`) asked for; erased ones left out."""
+        found = self._dicts(f"{_SELECT_RUN} WHERE ended IS NOT NULL AND principal = ?", (sender.partition(":")[0],))
+        return [run["id"] for run in map(self._readable, found) if run["principal"] == sender]
+
+    def accepted_before(self, at: float, agent: str | None) -> list[str]:
+        """Finished runs, not erased, that were accepted before a time (seconds since 1970 UTC), of one agent or all."""
+        sql = "SELECT id, slot FROM runs WHERE accepted < ?1 AND ended IS NOT NULL AND (?2 IS NULL OR agent = ?2)"
+        gone = self.keys.gone()
+        return [run for run, slot in self._query(sql, (at, agent)) if slot not in gone]
+
+    def destroy_keys(self, runs: Collection[str]) -> None:
+        """Destroy the keys of finished runs: nobody can read any more what they said."""
+        found = [self._query("SELECT slot FROM runs WHERE id = ?", (run,)) for run in runs]
+        self.keys.destroy([slot for rows in found for (slot,) in rows])
 
     def grants(self) -> list[Grant]:
         found = self._query(
@@ -209,11 +310,11 @@ class KernelDatabase:
         return self._dicts("SELECT * FROM modules ORDER BY id")
 
     def run(self, run: str) -> dict[str, Any] | None:
-        found = self._dicts("SELECT * FROM runs WHERE id = ?", (run,))
-        return _with_json(found[0]) if found else None
+        found = self._dicts(f"{_SELECT_RUN} WHERE id = ?", (run,))
+        return self._readable(found[0]) if found else None
 
     def run_of_message(self, agent: str, message: str) -> str | None:
-        found = self._query("SELECT id FROM runs WHERE agent = ? AND message = ?", (agent, message))
+        found = self._query("SELECT id FROM runs WHERE agent = ? AND message = ?", (agent, message_digest(message)))
         return found[0][0] if found else None
 
     def matching(self, prefix: str) -> list[str]:
@@ -224,11 +325,20 @@ class KernelDatabase:
     def runs(self, agent: str | None, limit: int, status: str | None = None) -> list[dict[str, Any]]:
         """The newest runs first."""
         found = self._dicts(
-            "SELECT * FROM runs WHERE (?1 IS NULL OR agent = ?1) AND (?2 IS NULL OR status = ?2)"
+            f"{_SELECT_RUN} WHERE (?1 IS NULL OR agent = ?1) AND (?2 IS NULL OR status = ?2)"
             " ORDER BY accepted DESC, rowid DESC LIMIT ?3",
             (agent, status, limit),
         )
-        return [_with_json(run) for run in found]
+        return [self._readable(run) for run in found]
+
+    def _readable(self, run: dict[str, Any]) -> dict[str, Any]:
+        """A run of the list with its encrypted parts: `conversation`, `principal`, `answer`, `error`; or `erased`."""
+        name, slot, who, outcome = run["id"], run.pop("slot"), run.pop("who"), run.pop("outcome")
+        said = self.keys.open(slot, who, WHO + name.encode())
+        run |= {"conversation": None, "answer": None, "error": None, "labels": [], "erased": said is None}
+        for text in (said, self.keys.open(slot, outcome, OUTCOME + name.encode()) if outcome else None):
+            run |= json.loads(text) if text is not None else {}
+        return run
 
     def ended_runs(self) -> list[str]:
         """Ids of all finished runs, oldest first."""
@@ -237,7 +347,7 @@ class KernelDatabase:
     def unfinished(self) -> list[tuple[RunRequest, bytes]]:
         """Requests and seeds of unfinished runs, in the order in which they were accepted."""
         found = self._query(_SELECT_UNFINISHED)
-        return [request_of(_decode(row)) for row in found]
+        return [request_of(self._decode(row)) for row in found]
 
     def needed_digests(self) -> set[str]:
         """Digests of modules that some run of the journal needs."""
@@ -256,7 +366,8 @@ class KernelDatabase:
 def request_of(row: Row) -> tuple[RunRequest, bytes]:
     """The request and the seed that a start row records."""
     meta, value = row.meta, json.loads(row.value)
-    kind, _, who = meta["principal"].partition(":")
+    said = {**meta, **value}  # an earlier version had who asked, where, among the public facts
+    kind, _, who = said["principal"].partition(":")
     module = None
     if meta["digest"] is not None:
         limits = Limits(**meta.get("limits", {}))
@@ -267,10 +378,10 @@ def request_of(row: Row) -> tuple[RunRequest, bytes]:
         agent=meta["agent"],
         principal=Principal(kind, who),
         module=module,
-        conversation=meta["conversation"],
+        conversation=said["conversation"],
         operation=meta["operation"],
         args=value["args"],
-        labels=tuple(meta["labels"]),
+        labels=tuple(said["labels"]),
         accepted=row.at,
         parent=meta["parent"],
         depth=meta["depth"],
@@ -278,27 +389,10 @@ def request_of(row: Row) -> tuple[RunRequest, bytes]:
     return request, bytes.fromhex(value["seed"])
 
 
-def _encode(row: Row) -> tuple[Any, ...]:
-    return (
-        row.seq,
-        row.run,
-        row.ordinal,
-        row.kind.value,
-        row.at,
-        row.facts,
-        row.value,
-        row.salt,
-        row.commitment,
-        row.hash,
-    )
+def message_digest(message: str) -> str:
+    """What the list of runs keeps of a message's id, which may say who sent it: SHA-256 (hex, 32 digits)."""
+    return hashlib.sha256(message.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def _decode(raw: tuple[Any, ...]) -> Row:
-    seq, run, ordinal, kind, *rest = raw
-    return Row(seq, run, ordinal, RowKind(kind), *rest)
-
-
-def _with_json(run: dict[str, Any]) -> dict[str, Any]:
-    for name in ("answer", "error"):
-        run[name] = json.loads(run[name]) if run[name] else None
-    return run
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")

@@ -1,0 +1,298 @@
+"""Erasure: what is erased is nowhere in the home's files, and everything else still verifies."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kit import open_kernel
+from live import environment, loket, prepare
+from loket.app import Loket, running
+from loket.contracts import Answer, BadInput, Call, Handler, RowKind
+from loket.home import Home
+from loket.kernel.journal import ERASED, Journal
+from loket.operations import Operations
+from loket.testing.models import InstantModel
+
+
+def repeat(messages: Sequence[Mapping[str, Any]]) -> str:
+    """A model that says again what it was told, memories included."""
+    return f"I know: {messages[-1]['content'][-200:]}"
+
+
+@asynccontextmanager
+async def system_on(root: Path) -> AsyncIterator[Loket]:
+    async with running(Home(root), llm=InstantModel(repeat)) as system:
+        yield system
+
+
+def hits(root: Path, word: str) -> list[str]:
+    """The files below a directory in which a word stands, as UTF-8, UTF-16 or JSON with escapes."""
+    needles = {word.encode(), word.encode("utf-16-le"), json.dumps(word).strip('"').encode()}
+    files = [path for path in root.rglob("*") if path.is_file() and path.suffix not in (".wasm", ".cwasm", ".gguf")]
+    return [str(path.relative_to(root)) for path in files if any(needle in path.read_bytes() for needle in needles)]
+
+
+async def perform(system: Loket, name: str, **args: Any) -> Any:
+    return await Operations(system).perform(name, args, lambda _event: None)
+
+
+async def say(system: Loket, text: str, conversation: str = "main") -> str:
+    result = await perform(system, "ask", agent="main", text=text, conversation=conversation)
+    return str(result["run"])
+
+
+def test_an_erased_run_is_nowhere_in_the_home_and_the_journal_still_verifies(tmp_path: Path) -> None:
+    """The words of a run, and of the runs that recalled it, are in no file; `verify` counts them as erased."""
+    root = prepare(tmp_path / "home")
+
+    async def go() -> None:
+        async with system_on(root) as system:
+            kept = await say(system, "Cranberries ripen in autumn", "garden")
+            secret = await say(system, "My sister is called Zsuzsannaxyz", "family")
+            recalled = await say(system, "What is my sister called?", "family")
+            assert "Zsuzsannaxyz" in json.dumps(await perform(system, "runs.show", run=recalled))
+            done = await perform(system, "erase", runs=[secret])
+            assert done["runs"] == [secret]
+            assert recalled in done["carried"]
+            assert kept not in done["carried"]
+            verified = await perform(system, "runs.verify")
+            assert verified["ok"], verified
+            assert verified["erased"] == 1 + len(done["carried"])
+            assert (await perform(system, "runs.show", run=secret))["erased"] is True
+            found = await perform(system, "brain.search", agent="main", query="sister called")
+            assert "Zsuzsannaxyz" not in json.dumps(found)
+            assert "Cranberries" in json.dumps(await perform(system, "brain.search", agent="main", query="cranberries"))
+        assert hits(root, "Zsuzsannaxyz") == []
+        assert hits(root, "Cranberries")
+
+    asyncio.run(go())
+
+
+def test_only_leaves_what_others_got_to_know(tmp_path: Path) -> None:
+    """With `only` just the named run goes, and a dry run changes nothing."""
+    root = prepare(tmp_path / "home")
+
+    async def go() -> None:
+        async with system_on(root) as system:
+            first = await say(system, "The boat is named Albatrossqq")
+            second = await say(system, "What is the boat named?")
+            plan = await perform(system, "erase", runs=[first], dry_run=True)
+            assert plan["carried"] == [second]
+            assert (await perform(system, "runs.show", run=first))["erased"] is False
+            done = await perform(system, "erase", runs=[first], only=True)
+            assert done["carried"] == []
+            assert (await perform(system, "runs.show", run=second))["erased"] is False
+            assert (await perform(system, "runs.verify"))["ok"]
+
+    asyncio.run(go())
+
+
+def test_a_memory_is_erased_with_the_runs_that_it_came_from(tmp_path: Path) -> None:
+    """`brain.correct` keeps history; erasing the memory takes its history and its sources."""
+    root = prepare(tmp_path / "home")
+
+    async def go() -> None:
+        async with system_on(root) as system:
+            added = await perform(
+                system, "brain.add", agent="main", text="Ana lives in Utrechtzz", subject="Ana", key="home"
+            )
+            identity = added["ids"][0]
+            corrected = await perform(system, "brain.correct", agent="main", id=identity, text="Ana lives in Delftzz")
+            history = await perform(system, "brain.history", agent="main", id=identity)
+            assert [memory["text"] for memory in history["memories"]] == [
+                "Ana lives in Utrechtzz",
+                "Ana lives in Delftzz",
+            ]
+            await perform(system, "erase", agent="main", memory=corrected["id"])
+            assert (await perform(system, "runs.verify"))["ok"]
+        assert hits(root, "Utrechtzz") == hits(root, "Delftzz") == []
+
+    asyncio.run(go())
+
+
+def test_what_is_older_than_an_age_is_erased_once(tmp_path: Path) -> None:
+    """Age counts from when a run was accepted; a second time there is nothing left to do."""
+    root = prepare(tmp_path / "home")
+
+    async def go() -> None:
+        async with system_on(root) as system:
+            run = await say(system, "Quincexx jam needs sugar")
+            assert (await perform(system, "erase", older_than_days=1.0))["runs"] == []
+            assert (await perform(system, "erase", older_than_days=0.0))["runs"] == [run]
+            assert (await perform(system, "erase", older_than_days=0.0))["runs"] == []
+        assert hits(root, "Quincexx") == []
+
+    asyncio.run(go())
+
+
+class Slow(InstantModel):
+    """A model that takes its time."""
+
+    def __init__(self) -> None:
+        super().__init__(repeat)
+
+    def handlers(self) -> Mapping[str, Handler]:
+        return {**super().handlers(), "llm.complete": self._wait}
+
+    async def _wait(self, call: Call) -> Answer:
+        await asyncio.sleep(60)
+        return await self._complete(call)
+
+
+def test_a_run_that_is_not_finished_cannot_be_erased(tmp_path: Path) -> None:
+    """It has to be stopped first, and the error says how."""
+    root = prepare(tmp_path / "home")
+
+    async def go() -> None:
+        async with running(Home(root), llm=Slow()) as system:
+            run = await system.send("main", "Hello")
+            with pytest.raises(BadInput, match="is not finished") as caught:
+                await perform(system, "erase", runs=[run])
+            assert caught.value.remedy == f"loket runs stop {run}"
+            system.engine.stop(run)
+            await system.finished(run)
+            await perform(system, "erase", runs=[run])
+            assert (await perform(system, "runs.verify"))["ok"]
+
+    asyncio.run(go())
+
+
+def test_a_destroyed_key_without_the_owners_note_does_not_verify(tmp_path: Path) -> None:
+    """Whoever destroys a key from outside cannot pass that off as an erasure."""
+    database = open_kernel(tmp_path / "kernel.db", runs=("r1",))
+    journal = Journal(database, b"k" * 32, lambda: 1.0)
+    journal.append("r1", 0, RowKind.CALL, {"n": 1}, '{"answer":{}}')
+    journal.sync()
+    database.keys.destroy([1])
+    assert "no erasure" in journal.check()[0].reason
+    journal.append("", 0, RowKind.NOTE, {"what": ERASED, "runs": ["r1"]}, "{}")
+    assert journal.check() == []
+    database.close()
+
+
+def test_a_lost_key_is_no_erasure(tmp_path: Path) -> None:
+    """A slot that is not in the file is damage, and says what to restore."""
+    database = open_kernel(tmp_path / "kernel.db", runs=("r1",))
+    journal = Journal(database, b"k" * 32, lambda: 1.0)
+    journal.append("r1", 0, RowKind.CALL, {"n": 1}, '{"answer":{}}')
+    journal.sync()
+    database.close()
+    connection = apsw.Connection(str(tmp_path / "keys.db"))
+    connection.execute("DELETE FROM run_keys")
+    connection.close()
+    database = open_kernel(tmp_path / "kernel.db")
+    assert "value of row 1 was changed" in Journal(database, b"k" * 32, lambda: 1.0).check()[0].reason
+    database.close()
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from loket.app import running
+from loket.home import Home
+from loket.testing.models import InstantModel
+
+async def go(root, run, step):
+    async with running(Home(Path(root)), llm=InstantModel(lambda _messages: "yes")) as system:
+        eraser, seen = system.eraser, 0
+        def die(*_args, **_named):
+            os.kill(os.getpid(), signal.SIGKILL)
+        target = {"brain": (system.brain, "erase"), "keys": (system.database, "destroy_keys"),
+                  "done": (system.database, "erased")}[step]
+        setattr(target[0], target[1], die)
+        eraser.erase(eraser.plan([run], only=True), "runs")
+
+asyncio.run(go(sys.argv[1], sys.argv[2], sys.argv[3]))
+"""
+
+
+@pytest.mark.parametrize("step", ["brain", "keys", "done"])
+def test_an_erasure_that_is_killed_is_finished_by_the_next_start(tmp_path: Path, step: str) -> None:
+    """`kill -9` behind the note: the next start carries it out."""
+    root = prepare(tmp_path / "home")
+
+    async def before() -> str:
+        async with system_on(root) as system:
+            return await say(system, "The vault code is Pelicanww")
+
+    run = asyncio.run(before())
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(root), run, step], check=False, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+
+    async def after() -> None:
+        async with system_on(root) as system:
+            assert (await perform(system, "runs.show", run=run))["erased"] is True
+            assert (await perform(system, "runs.verify"))["ok"]
+
+    asyncio.run(after())
+    assert hits(root, "Pelicanww") == []
+
+
+WORDS = st.sampled_from(["alphaqq", "bravoqq", "charlieqq", "deltaqq", "echoqq"])
+
+
+@given(said=st.lists(WORDS, min_size=2, max_size=5), doomed=WORDS)
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_erased_is_nowhere(tmp_path_factory: pytest.TempPathFactory, said: list[str], doomed: str) -> None:
+    """Any messages, any of them erased: its word is in no file, and all that is left verifies."""
+    root = prepare(tmp_path_factory.mktemp("erased") / "home")
+
+    async def go() -> None:
+        async with system_on(root) as system:
+            runs = [(word, await say(system, f"Remember the word {word}", f"c{n}")) for n, word in enumerate(said)]
+            named = [run for word, run in runs if word == doomed]
+            if named:
+                await perform(system, "erase", runs=named)
+            assert (await perform(system, "runs.verify"))["ok"]
+        assert hits(root, doomed) == []
+
+    asyncio.run(go())
+
+
+def test_the_command_shows_what_it_takes_and_asks_before_it_does(tmp_path: Path) -> None:
+    """`--dry-run` lists, `--json` without `--yes` refuses, `--yes` erases, and verify still exits 0."""
+    root = prepare(tmp_path / "home")
+    run = loket(root, "brain", "main", "add", "Ana likes Bergamotvv", "--json")
+    assert run["ids"]
+    newest = loket(root, "runs", "list", "--json")["runs"][0]["id"]
+    assert newest in loket(root, "erase", "--run", newest, "--dry-run")
+    refused = subprocess.run(
+        [sys.executable, "-m", "loket.cli.main", "erase", "--run", newest, "--json"],
+        env=environment(root),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 2
+    assert "--yes" in refused.stdout + refused.stderr
+    erased = loket(root, "erase", "--run", newest, "--yes", "--json")
+    assert erased["runs"] == [newest]
+    assert erased["things"] == 1
+    assert loket(root, "runs", "verify", "--json")["erased"] == 1
+    assert hits(root, "Bergamotvv") == []
+
+
+CHOICES: list[tuple[list[str], str]] = [
+    (["--run", "zzz"], "no run"),
+    (["--older-than", "soon"], "no age"),
+    (["--memory", "7"], "AGENT:ID"),
+    ([], "one of"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), CHOICES)
+def test_what_cannot_be_meant_is_named(tmp_path: Path, words: list[str], said: str) -> None:
+    """Wrong input names what is wrong and changes nothing."""
+    root = prepare(tmp_path / "home")
+    assert said in loket(root, "erase", *words, "--yes", code=2)
