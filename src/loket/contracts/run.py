@@ -15,9 +15,11 @@ Labels: TypeAlias = tuple[str, ...]
 
 def join_labels(first: Labels, *more: Labels) -> Labels:
     """The union of several labels, sorted."""
-    if all(label in first for labels in more for label in labels):
-        return first
-    return tuple(sorted(set(first).union(*more)))
+    known = set(first)
+    for labels in more:
+        if labels is not first and not known.issuperset(labels):
+            return tuple(sorted(known.union(*more)))
+    return first
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,14 +81,18 @@ class Journal:
         run: str,
         ordinal: int,
         kind: RowKind,
-        meta: Mapping[str, Any],
+        facts: str | Mapping[str, Any],
         value: str,
         statements: tuple[Statement, ...] = (),
     ) -> int:
-        """Add a row and, in the same transaction, these statements; its sequence number."""
+        """Add a row and, in the same transaction, these statements; its sequence number.
+
+        Texts are canonical JSON already; facts that are none are written here.
+        """
+        facts = facts if isinstance(facts, str) else canonical(facts)
         salt = os.urandom(_SALT)
         data = value.encode("utf-8")
-        commitment, facts = commit_to(salt, data), canonical(meta)
+        commitment = commit_to(salt, data)
         with self._lock:
             self._check()
             self._seq, at = self._seq + 1, self._now()

@@ -12,7 +12,7 @@ from typing import Any
 
 from loket.contracts import Labels, LoketError, Refusal, RowKind, Usage, Verdict
 from loket.kernel.state import Pending, RunState
-from loket.kernel.text import canonical, decode_object
+from loket.kernel.text import canonical, decode_object, labels_text
 
 _REFUSED_ARGS = 2000
 """Characters of a refused call's arguments that are kept."""
@@ -37,36 +37,49 @@ def start(run: RunState) -> str:
     return f'{{"args":{run.args},{canonical(said)[1:-1]},"seed":"{run.seed.hex()}"}}'
 
 
-def call_facts(
-    run: RunState, kind: RowKind, pending: Pending, error: LoketError | None, usage: Usage | None
-) -> dict[str, Any]:
-    """The facts of a call that was allowed: of its intent, its outcome, or both in one row."""
-    call, decision = pending.call, pending.decision
-    facts: dict[str, Any] = {
-        "capability": call.capability,
-        "effect": pending.capability.effect.value,
-        "principal": call.principal.public,
-        "root": run.request.root,
-        "decision": decision.verdict.value,
-        "rules": decision.rules,
-        "policy": decision.policy,
-        "reason": decision.reason,
-        "attempt": call.attempt,
-    }
-    if kind is RowKind.INTENT:
-        facts["held"] = pending.reservation.tokens
-    else:
-        facts["ms"] = _ms_since(pending.started)
-    if usage is not None and usage != Usage():
-        facts["usage"] = {"in": usage.tokens_in, "out": usage.tokens_out, "money": usage.money}
+def call_facts(run: RunState, kind: RowKind, pending: Pending, error: LoketError | None, usage: Usage | None) -> str:
+    """The facts of a call that was allowed, as canonical JSON: of its intent, its outcome, or both in one row."""
+    before, after = _decided(run, pending)
+    parts = [f'{{"attempt":{pending.call.attempt}', before]
     if error is not None:
-        facts["error"] = error.code
-    return facts
+        parts.append(f'"error":{canonical(error.code)}')
+    if kind is RowKind.INTENT:
+        parts.append(f'"held":{pending.reservation.tokens}')
+    else:
+        parts.append(f'"ms":{_ms_since(pending.started)}')
+    parts.append(after)
+    if usage is not None and usage != Usage():
+        counted = {"in": usage.tokens_in, "out": usage.tokens_out, "money": usage.money}
+        parts.append(f'"usage":{canonical(counted)}')
+    return ",".join(parts) + "}"
 
 
-def refusal_facts(run: RunState, capability: str, refusal: Refusal, policy: str, started: float) -> dict[str, Any]:
+def _decided(run: RunState, pending: Pending) -> tuple[str, str]:
+    """What a decision puts on a row, without braces: the facts before and after `error`. Made once a run."""
+    call, decision = pending.call, pending.decision
+    known = run.decided.get(call.capability)
+    if known is not None and known[0] is decision:
+        return known[1]
+    before = {
+        "capability": call.capability,
+        "decision": decision.verdict.value,
+        "effect": pending.capability.effect.value,
+    }
+    after = {
+        "policy": decision.policy,
+        "principal": call.principal.public,
+        "reason": decision.reason,
+        "root": run.request.root,
+        "rules": decision.rules,
+    }
+    texts = (canonical(before)[1:-1], canonical(after)[1:-1])
+    run.decided[call.capability] = (decision, texts)
+    return texts
+
+
+def refusal_facts(run: RunState, capability: str, refusal: Refusal, policy: str, started: float) -> str:
     """The facts of a call that was refused; `capability` is `UNKNOWN` for one that does not exist."""
-    return {
+    facts = {
         "capability": capability,
         "principal": run.request.principal.public,
         "root": run.request.root,
@@ -76,6 +89,7 @@ def refusal_facts(run: RunState, capability: str, refusal: Refusal, policy: str,
         "ms": _ms_since(started),
         "error": refusal.code,
     }
+    return canonical(facts)
 
 
 def _ms_since(started: float) -> float:
@@ -107,8 +121,12 @@ def call_value(
     if answer is not None:
         parts.append(f'"answer":{answer}')
     if kind is not RowKind.OUTCOME:
-        parts.append(f'"arg_labels":{canonical(pending.arg_labels)},"args":{pending.text}')
+        parts.append(f'"arg_labels":{_arg_labels(pending.arg_labels)},"args":{pending.text}')
     return _value(parts, error, labels, None if kind is RowKind.OUTCOME else run.sides.record())
+
+
+def _arg_labels(labels: Mapping[str, Labels]) -> str:
+    return "{" + ",".join([f"{canonical(name)}:{labels_text(labels[name])}" for name in sorted(labels)]) + "}"
 
 
 def refusal_value(unknown: str | None, args: str, refusal: Refusal, side: Mapping[str, Any] | None) -> str:
@@ -121,7 +139,7 @@ def _value(parts: list[str], error: LoketError | None, labels: Labels, side: Map
     if error is not None:
         parts.append(f'"error":{canonical(error.as_dict())}')
     if labels:
-        parts.append(f'"labels":{canonical(labels)}')
+        parts.append(f'"labels":{labels_text(labels)}')
     if side is not None:
         parts.append(f'"sides":{canonical(side)}')
     return "{" + ",".join(parts) + "}"

@@ -132,6 +132,8 @@ class RunState:
     position: int = 0
     randoms: int = 0
     logged: int = 0
+    decided: dict[str, tuple[Decision, tuple[str, str]]] = field(default_factory=dict)
+    """By capability: the last decision, and what it puts on a row (see `rows.call_facts`)."""
     settled: str | None = None
     """The owner's word about an uncertain effect: `happened` or `not`."""
 

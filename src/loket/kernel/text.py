@@ -1,19 +1,42 @@
 """Canonical JSON: one text for one value, because digests, commitments and replay compare texts."""
 
 import json
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from json import encoder as standard
 from typing import Any, NoReturn
 
-from loket.contracts import Refusal
+from loket.contracts import Labels, Refusal
 
-_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+def _encoder() -> Callable[[Any, int], Sequence[str]]:
+    """The standard library's encoder in C, made once: `JSONEncoder.encode` makes one for each text (1.5 us of 2.8)."""
+    settings = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    make = getattr(standard, "c_make_encoder", None)
+    if make is None:  # another interpreter
+        return lambda value, _level: (settings.encode(value),)
+    made: Callable[[Any, int], Sequence[str]] = make(
+        None, settings.default, standard.encode_basestring, None, ":", ",", True, False, False
+    )
+    return made
+
+
+_encode = _encoder()
 
 
 def canonical(value: Any) -> str:
     """Write a value as JSON with sorted keys, no spaces, no escapes beyond those that JSON needs.
 
-    RFC 8785 in spirit; numbers are written as Python writes them. Raises `ValueError` for NaN and infinities.
+    RFC 8785 in spirit; numbers are written as Python writes them. Raises `ValueError` for NaN and infinities, and
+    `RecursionError` for what is nested too deeply.
     """
-    return _ENCODER.encode(value)
+    return "".join(_encode(value, 0))
+
+
+@lru_cache(4096)
+def labels_text(labels: Labels) -> str:
+    """Labels as canonical JSON; a run says the same ones again and again."""
+    return canonical(labels)
 
 
 def _constant(name: str) -> NoReturn:
@@ -30,7 +53,7 @@ def decode_object(text: str, what: str) -> tuple[dict[str, Any], str]:
     """
     try:
         value = _DECODER.decode(text)
-        normal = _ENCODER.encode(value)
+        normal = canonical(value)
         normal.encode("utf-8")
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
