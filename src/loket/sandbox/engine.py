@@ -12,18 +12,12 @@ answers giving the same calls.
 
 import contextlib
 import hashlib
-import json
-import os
-import platform
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 
-from wasmtime import Config, Engine, Store, WasmtimeError
+from wasmtime import Engine, Store, WasmtimeError
 from wasmtime.component import Component, Func, FuncType, Linker
 
 from loket.contracts import (
@@ -40,7 +34,8 @@ from loket.contracts import (
     Suspended,
 )
 from loket.sandbox import binding
-from loket.sandbox.pool import INSTANCES, TABLE_ELEMENTS, use_pool
+from loket.sandbox.code import compile_apart, engine_config, engine_key, from_cache
+from loket.sandbox.pool import INSTANCES, TABLE_ELEMENTS
 from loket.sandbox.traps import explain_trap
 
 TICK_S = 0.01
@@ -51,29 +46,13 @@ _OWN_FAILURE = "guest."
 
 _NS_PER_MS = 1_000_000
 
-_FORMAT = "3"
-"""Changes whenever `_config` does: compiled code of another format is never loaded."""
-
-
-def _config() -> Config:
-    config = Config()
-    config.wasm_component_model = True
-    config.epoch_interruption = True
-    config.cranelift_nan_canonicalization = True
-    config.wasm_relaxed_simd_deterministic = True
-    config.wasm_threads = False
-    config.shared_memory = False
-    config.max_wasm_stack = 1 << 20
-    use_pool(config)
-    return config
-
 
 class WasmSandbox:
     """Loads modules and keeps their compiled code in `cache` (a directory), keyed by digest and engine version."""
 
     def __init__(self, cache: Path) -> None:
         self._cache = cache
-        self._engine = Engine(_config())
+        self._engine = Engine(engine_config())
         self._linker = Linker(self._engine)
         binding.define_counter(self._linker)
         self._ticker = _Ticker(self._engine)
@@ -124,26 +103,19 @@ class WasmSandbox:
         return self._checked(self._compiled(data, digest, wasm), wasm)
 
     def _compiled(self, data: bytes, digest: str, wasm: Path) -> Component:
-        cached = self._cache / f"{digest[:32]}-{_engine_key()}.cwasm"
-        component = self._from_cache(cached)
+        cached = self._cache / f"{digest[:32]}-{engine_key()}.cwasm"
+        component = from_cache(self._engine, cached)
         if component is None:
-            try:
-                component = Component(self._engine, data)
-            except WasmtimeError as error:
-                raise _not_a_component(wasm, error) from None
-            _write_cache(cached, bytes(component.serialize()))
+            compile_apart(data, cached, wasm.name)
+            component = from_cache(self._engine, cached)
+        if component is None:
+            raise Failed(
+                "module.cache",
+                f"the compiled code of {wasm.name} cannot be kept in {self._cache}",
+                "free disk space, or mend the rights on that folder",
+                blame="machine",
+            )
         return component
-
-    def _from_cache(self, cached: Path) -> Component | None:
-        """Compiled code is machine code: it is mapped only if its own digest is right."""
-        try:
-            wanted = json.loads(cached.with_suffix(".json").read_text())["sha256"]
-            with cached.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != wanted:
-                    return None
-            return Component.deserialize_file(self._engine, str(cached))
-        except (OSError, ValueError, KeyError, TypeError, WasmtimeError):
-            return None
 
     def _checked(self, component: Component, wasm: Path) -> Component:
         """The component's type must be that of the contract's world: it proves what the module can do."""
@@ -386,41 +358,3 @@ def _read(wasm: Path) -> bytes:
         return wasm.read_bytes()
     except OSError as error:
         raise Damaged("module.missing", f"cannot read {wasm.name}: {error.strerror}", "install it again") from None
-
-
-def _not_a_component(wasm: Path, error: WasmtimeError) -> BadInput:
-    first = str(error).strip().splitlines()[0]
-    return BadInput(
-        "module.invalid",
-        f"{wasm.name} is no WebAssembly component that this engine can load: {first}",
-        "build it with `loket build`; a core module has to be made a component first",
-    )
-
-
-def _engine_key() -> str:
-    """What compiled code depends on beyond the module: engine, settings, processor and system."""
-    parts = (version("wasmtime"), _FORMAT, platform.machine(), sys.platform, _cpu_features())
-    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
-
-
-def _cpu_features() -> str:
-    """The processor's flags where the system tells them: code compiled for another processor could fault."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith(("flags", "Features")):
-                return line
-    except OSError:
-        pass
-    return platform.processor()
-
-
-def _write_cache(cached: Path, code: bytes) -> None:
-    """Write the compiled code and its digest, each in one rename; a full disk only costs the cache."""
-    digest = json.dumps({"sha256": hashlib.sha256(code).hexdigest()}).encode()
-    with contextlib.suppress(OSError):
-        cached.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for path, data in ((cached, code), (cached.with_suffix(".json"), digest)):
-            handle, name = tempfile.mkstemp(dir=cached.parent)
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            Path(name).replace(path)
