@@ -4,11 +4,8 @@ In the kernel because a constraint that nobody enforces would be a grant without
 """
 
 from collections.abc import Mapping
-from urllib.parse import urlsplit
 
-from loket.contracts import BadInput, Capability, Constraint, Json, Match, Refusal
-
-_PORTS = {"http": 80, "https": 443}
+from loket.contracts import BadInput, Capability, Constraint, Json, Match, Refusal, host_granted, host_names
 
 
 def check_constraints(capability: Capability, constraints: Mapping[str, Json], *, by_owner: bool = True) -> None:
@@ -47,7 +44,7 @@ def keep(capability: Capability, module: str, constraints: Mapping[str, Json], a
             continue
         argument = rule.argument if rule is not None else name
         allowed = f"allows only {' or '.join(texts)}" if texts else f"names no {name}"
-        wanted = _host(value)[0] if rule is not None and rule.match is Match.HOST else value
+        wanted = host_names(str(value))[0] if rule is not None and rule.match is Match.HOST else value
         raise Refusal(
             "grant.constraint",
             f"{argument} is {str(wanted)[:200]!r}, and the grant of {module} for {capability.id} {allowed}",
@@ -62,22 +59,5 @@ def _matches(rule: Constraint, value: Json, texts: list[str]) -> bool:
     if not isinstance(value, str):
         return False
     if rule.match is Match.HOST:
-        return any(name in texts or _below(name, texts) for name in _host(value))
+        return host_granted(value, texts)
     return value in texts if rule.match is Match.EXACT else value.startswith(tuple(texts))
-
-
-def _host(url: Json) -> tuple[str, ...]:
-    """How a grant may name the host of a URL: with its port, and without it where that is the scheme's own."""
-    try:
-        parts = urlsplit(str(url))
-        port = parts.port
-    except ValueError:
-        return ("",)
-    host, own = (parts.hostname or "").rstrip("."), _PORTS.get(parts.scheme)
-    shown = f"[{host}]" if ":" in host else host
-    names = (f"{shown}:{port or own}",)
-    return (shown, *names) if host and port in (None, own) and own is not None else names
-
-
-def _below(name: str, texts: list[str]) -> bool:
-    return any(text.startswith("*.") and name.endswith(text[1:]) for text in texts)
