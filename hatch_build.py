@@ -14,7 +14,14 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 _AGENT = "guests/main"
-_INPUTS = (_AGENT, "guests/python", "wit", "src/loket/packages/build.py")
+_INPUTS = (
+    _AGENT,
+    "guests/python",
+    "wit",
+    "src/loket/packages/build.py",
+    "src/loket/packages/build_python.py",
+    "src/loket/packages/sources.py",
+)
 _TEXTS = ("loket.toml", "persona.md", "rules.md")
 _STAMP = "inputs.sha256"
 

@@ -42,10 +42,13 @@ def _digest(source: Path) -> str:
 
 
 def _files(source: Path) -> Iterator[Path]:
-    for folder in (source, ROOT / "guests" / "python", ROOT / "wit"):
+    python = (source / "agent.py").is_file()
+    for folder in (source, ROOT / "guests" / ("python" if python else "javascript"), ROOT / "wit"):
         found = sorted(folder.rglob("*"))
         yield from (one for one in found if one.is_file() and _is_source(one.relative_to(folder)))
-    yield ROOT / "src" / "loket" / "packages" / "build.py"
+    packages = ROOT / "src" / "loket" / "packages"
+    names = ("build_python",) if python else ("build_javascript", "component", "binary")
+    yield from (packages / f"{name}.py" for name in ("build", "sources", *names))
 
 
 def _is_source(path: Path) -> bool:

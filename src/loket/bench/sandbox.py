@@ -8,11 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from loket.app import Loket
 from loket.bench.place import LIMITS, Place, operate, system_at
 from loket.bench.rows import Peer, Taken
 from loket.contracts import Failed, Guest, LoketError, RowKind
+from loket.packages.build import build
+from loket.packages.javascript_tools import find_node
+from loket.sandbox import WasmSandbox
 from loket.testing.models import InstantModel
 
 BATCH = 100
@@ -24,6 +28,25 @@ PROCESSES = 50
 _VALUE = {"day": "2026-11-21", "visits": 3}
 _ANSWER = json.dumps({"found": True, "value": _VALUE})
 _TIMEOUT_S = 60
+
+_JAVASCRIPT = """\
+import { call, operation } from "loket_guest";
+
+operation("measure", ({ n }) => {
+  for (let index = 0; index < n; index += 1) {
+    call("kv.get", { key: "measure" });
+  }
+  return { n };
+});
+"""
+_MANIFEST = """\
+id = "measure"
+version = "1.0.0"
+kind = "tool"
+summary = "What the stock agent's operation `measure` does, in JavaScript"
+entry = "module.wasm"
+source = "agent.js"
+"""
 
 
 def counter_call(place: Place, n: int) -> Taken:
@@ -103,6 +126,34 @@ async def _fresh_sandbox(place: Place, n: int) -> Taken:
     python = [sys.executable, "-c", "pass"]
     peers = [Peer("python -c pass", "ms", [_process(python) for _ in range(processes)]), _bubblewrap(processes)]
     return Taken(samples, peers)
+
+
+def js_sandbox(place: Place, n: int) -> Taken:
+    """`n` fresh instances of a guest in JavaScript, built for this; beside them at most `PROCESSES` processes of Node.
+
+    Raises `BadInput` where the tools that build it are missing and cannot be fetched.
+    """
+    home = place.home("js-sandbox")
+    built = build(_javascript_module(home.root / "sources"))
+    sandbox = WasmSandbox(home.cache)
+    try:
+        guest = sandbox.load(built.path, built.digest)
+        _answer(guest)
+        samples = [_answer(guest) for _ in range(n)]
+        floor = _floor(guest, RUN)
+    finally:
+        sandbox.close()
+    node = [*find_node().node, "--eval", "0"]
+    processes = [_process(node) for _ in range(min(PROCESSES, n))]
+    plain = Peer("plain host call: the same guest, a host that returns a constant", "microseconds", floor)
+    return Taken(samples, (Peer("node --eval 0", "ms", processes), plain))
+
+
+def _javascript_module(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "agent.js").write_text(_JAVASCRIPT, encoding="utf-8")
+    (folder / "loket.toml").write_text(_MANIFEST, encoding="utf-8")
+    return folder
 
 
 def _answer(guest: Guest) -> float:

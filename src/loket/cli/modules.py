@@ -33,14 +33,15 @@ def add_to(app: typer.Typer) -> None:
 def new_agent(
     name: Annotated[str, typer.Argument(help="The agent's id: small letters, digits, hyphens.")],
     directory: Annotated[Path, typer.Option(help="Where the folder is made.")] = Path(),
+    language: Annotated[str, typer.Option(help="python, javascript or typescript.")] = "python",
     json_: show.JsonFlag = False,
 ) -> None:
     """Make a folder with a small agent that runs as it is."""
     from loket.packages.scaffold import new_agent as make
 
-    folder = make(name, directory)
+    folder = make(name, directory, language)
     if json_:
-        show.as_json({"agent": name, "folder": str(folder)})
+        show.as_json({"agent": name, "folder": str(folder), "language": language})
     else:
         show.say(f"Made {folder}. Next: loket build {folder} && loket install {folder} && loket ask {name} Hello")
 

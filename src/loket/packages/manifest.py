@@ -1,8 +1,8 @@
 """The manifest, `loket.toml`: decoded into types once, strictly. Every error names the file, the key and the remedy.
 
 Top level: `id`, `version`, `kind`, `summary`, `entry` (the component; left out, an agent runs on the stock agent's),
-`source` (the Python file that it is built from, `agent.py` if left out), then `[[capability]]`, `[[operation]]` and
-`[limits]`. Who published a module is no part of it: that comes from a signature.
+`source` (the file that it is built from, in Python, JavaScript or TypeScript; `agent.py` if left out), then
+`[[capability]]`, `[[operation]]` and `[limits]`. Who published a module is no part of it: that comes from a signature.
 """
 
 import re
@@ -28,7 +28,7 @@ _VERSION = re.compile(r"[0-9]{1,6}\.[0-9]{1,6}\.[0-9]{1,6}(-[0-9A-Za-z.-]{1,40})
 _OPERATION = re.compile(r"[a-z][a-z0-9_-]{0,40}")
 _CAPABILITY = re.compile(r"[a-z][a-z0-9-]*(\.[a-z][a-z0-9_-]*)+(@[1-9][0-9]*)?")
 _ENTRY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,80}\.wasm")
-_SOURCE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,80}\.py")
+_SOURCE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,80}\.(py|js|mjs|ts)")
 
 RANGES: Mapping[str, tuple[float, float]] = {
     "memory_mb": (1, 4096),

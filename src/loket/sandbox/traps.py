@@ -1,7 +1,8 @@
 """Says in a sentence what a module tried that its world does not have.
 
 A component's WASI functions are stubs that trap; the trap's backtrace names the stub and, for a guest in Python, the
-function of the interpreter that called it.
+function of the interpreter that called it. A guest in JavaScript has its stubs in a core module named `quickjs`
+(`loket.packages.component`).
 """
 
 import re
@@ -21,6 +22,17 @@ _FAMILIES: tuple[tuple[str, str, str], ...] = (
 )
 """Pattern of the backtrace, what the module tried, and what to do instead; the first that fits counts."""
 
+_JAVASCRIPT: tuple[tuple[str, str, str], ...] = (
+    (r"clock_", "read a clock", "use Date or performance.now: clock.now"),
+    (r"std(in|out|err)_|terminal_|streams_", "use the standard streams", "use console: log.write"),
+    (r"filesystem_", "use a file", "keep values with kv.set, and read them with kv.get"),
+    (r"random_", "draw random bytes", "use crypto or Math.random: random.bytes"),
+)
+"""The same for QuickJS, whose standard library has none of the rest."""
+
+_GAVE_UP = "quickjs!cli_environment_get_environment"
+"""What QuickJS's host asks for first when it gives up, mostly for want of memory: no wish of the module's."""
+
 _PYTHON = re.compile(
     r"libpython[0-9.]+so!_?(os|time|posix|select|socket|sock|builtin|io)_([a-z_]+?)(?:_impl)?$", re.MULTILINE
 )
@@ -35,7 +47,9 @@ _NAMES = {
 def explain_trap(backtrace: str) -> tuple[str, str] | None:
     """Explain a trap of a WASI stub: what the module tried (a sentence) and the remedy; None for any other trap."""
     plain = backtrace.replace("-", "_").replace(":", "_")
-    for pattern, tried, remedy in _FAMILIES:
+    if _GAVE_UP in plain:
+        return None
+    for pattern, tried, remedy in _JAVASCRIPT if "quickjs!" in plain else _FAMILIES:
         if re.search(pattern, plain):
             called = _python_call(backtrace)
             with_it = f" ({called})" if called else ""
