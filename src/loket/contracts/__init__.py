@@ -7,6 +7,7 @@ from loket.contracts.capability import (
     Match,
     OnUncertain,
 )
+from loket.contracts.delegation import Delegate, FailedAsk, Post, Topics
 from loket.contracts.errors import (
     BadInput,
     Damaged,
@@ -16,6 +17,7 @@ from loket.contracts.errors import (
     RunEnded,
     from_dict,
 )
+from loket.contracts.hosts import host_granted, host_names
 from loket.contracts.protocols import (
     AgentStore,
     Ending,
@@ -70,10 +72,12 @@ __all__ = [
     "Constraint",
     "Damaged",
     "Decision",
+    "Delegate",
     "Effect",
     "Ending",
     "Erasable",
     "Failed",
+    "FailedAsk",
     "Grant",
     "Guest",
     "Handler",
@@ -88,6 +92,7 @@ __all__ = [
     "Obligation",
     "OnUncertain",
     "Policy",
+    "Post",
     "Principal",
     "Provider",
     "Question",
@@ -106,8 +111,11 @@ __all__ = [
     "Suspended",
     "Token",
     "Tokens",
+    "Topics",
     "Usage",
     "Verdict",
     "from_dict",
+    "host_granted",
+    "host_names",
     "join_labels",
 ]

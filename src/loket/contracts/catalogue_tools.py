@@ -179,7 +179,7 @@ TOOLS: tuple[Capability, ...] = (
         effect=Effect.MODIFY,
         arguments=closed({"topic": TOPIC, "text": TEXT}, "topic", "text"),
         answer=closed(
-            {"delivered": {"type": "array", "items": AGENT, "description": "who subscribes to it"}}, "delivered"
+            {"delivered": {"type": "array", "items": AGENT, "description": "who got it"}}, "delivered"
         ),
         critical=("topic",),
         constraints=(Constraint("topics", "topic"),),

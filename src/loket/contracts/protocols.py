@@ -125,6 +125,9 @@ class Ending:
     tokens: int = 0
     money: float = 0.0
     labels: Labels = ()
+    others_tokens: int = 0
+    """Of the tokens and the money, what was used by agents that were asked: their own runs count it on the day."""
+    others_money: float = 0.0
 
 
 class RowStore(Protocol):
@@ -158,8 +161,11 @@ class Erasable(Protocol):
 
     def reads(self, capability: str, args: Mapping[str, Json], answer: Mapping[str, Json]) -> Sequence[str]: ...
 
-    def erase(self, agent: str, runs: Collection[str]) -> int:
-        """Erase what these runs wrote last, for good, its traces in the write-ahead log included; how many things."""
+    def erase(self, agent: str, runs: Collection[str]) -> Sequence[str]:
+        """Erase what these runs wrote last, for good, its traces in the write-ahead log included; what that was.
+
+        Safe to repeat after a crash.
+        """
 
 
 class Secrets(Protocol):

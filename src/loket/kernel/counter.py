@@ -21,6 +21,7 @@ from loket.contracts import (
     Call,
     Decision,
     Failed,
+    FailedAsk,
     Grant,
     Labeller,
     Labels,
@@ -37,6 +38,7 @@ from loket.contracts import (
     Tokens,
     Usage,
     Verdict,
+    join_labels,
 )
 from loket.kernel import again, rows, sides
 from loket.kernel.constraints import keep
@@ -301,6 +303,9 @@ class Counter:
     # Steps 8 and 9
 
     def _settle(self, run: RunState, pending: Pending, outcome: Answer | LoketError) -> str:
+        if isinstance(outcome, FailedAsk):
+            self._outcome(run, pending, None, outcome, join_labels(run.exposed, outcome.labels), outcome.usage)
+            raise outcome
         if isinstance(outcome, LoketError):
             self._outcome(run, pending, None, outcome, (), Usage())
             raise outcome

@@ -9,7 +9,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
@@ -87,10 +87,11 @@ class Engine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = False
 
-    async def submit(self, request: RunRequest, message: str | None = None) -> str:
+    async def submit(self, request: RunRequest, message: str | None = None, *, awaited: bool = True) -> str:
         """Accept a run: it is on the disk when this returns, and will be answered exactly once. Its id.
 
-        Raises `Refusal` where it would close a cycle of waits or goes too deep.
+        Its parent, where it has one, waits for it if `awaited`. Raises `Refusal` where it would close a cycle of waits
+        or goes too deep.
         """
         limits = request.module.limits if request.module else None
         if limits is not None and request.depth > limits.depth:
@@ -101,7 +102,7 @@ class Engine:
             )
         active = self._begin(request, os.urandom(sides.SEED))
         try:
-            self._order(active)
+            self._order(active, awaited=awaited)
             await self._on_writer(self._record_start, active.run, message)
         except BaseException:
             active.ended.cancel()  # whoever queued behind it goes on
@@ -116,14 +117,20 @@ class Engine:
         for request, seed in runs:
             active = self._begin(request, seed)
             active.interrupted = True
-            self._order(active)
+            self._order(active, awaited=False)  # a parent that waits says so when it asks again
             self._start(active)
             count += 1
         return count
 
-    async def result(self, run: str) -> Ending:
-        """Wait for the end of an unfinished run. Raises `KeyError` where it is not unfinished."""
-        return await asyncio.shield(self._active[run].ended)
+    async def result(self, run: str, waiter: str | None = None) -> Ending:
+        """Wait for the end of an unfinished run; `waiter` is the run that waits, if one does.
+
+        Raises `KeyError` where it is not unfinished, `Refusal` where this would close a cycle of waits.
+        """
+        ended = self._active[run].ended
+        if waiter is not None:
+            self._waits.add(waiter, run)
+        return await asyncio.shield(ended)
 
     def unfinished(self) -> dict[str, RunState]:
         return {run: active.run for run, active in self._active.items()}
@@ -201,15 +208,15 @@ class Engine:
         self._active[request.id] = active
         return active
 
-    def _order(self, active: Active) -> None:
-        """Queue behind the last run of the conversation, and have the parent wait."""
+    def _order(self, active: Active, *, awaited: bool) -> None:
+        """Queue behind the last run of the conversation, and have the parent wait if it does."""
         request = active.run.request
         place = (request.agent, request.conversation)
         before = self._active.get(self._last.get(place, ""))
         if before is not None:
             self._waits.add(request.id, before.run.request.id)
             active.predecessor = before
-        if request.parent is not None and request.parent in self._active:
+        if awaited and request.parent is not None and request.parent in self._active:
             self._waits.add(request.parent, request.id)
         self._last[place] = request.id
 
@@ -247,6 +254,8 @@ class Engine:
             calls=len(history),
             tokens=sum(usage["in"] + usage["out"] for usage in used),
             money=sum(usage["money"] for usage in used),
+            others_tokens=sum(usage["in"] + usage["out"] for usage in used if usage.get("elsewhere")),
+            others_money=sum(usage["money"] for usage in used if usage.get("elsewhere")),
         )
 
     # Running
@@ -287,6 +296,8 @@ class Engine:
                 return ending
             if run.stopped is None:
                 await self._wait(active)
+            elif run.finishing is not None:
+                run.finishing.cancel()
 
     async def _wait(self, active: Active) -> None:
         run = active.run
@@ -332,7 +343,7 @@ class Engine:
         run.finishing = asyncio.run_coroutine_threadsafe(self._finish_call(run), loop)
         try:
             run.finishing.result(PARK_S)
-        except TimeoutError:
+        except (TimeoutError, CancelledError):  # it is slow, or the engine closes
             self._latency[name] = max(PARK_S, self._latency.get(name, 0.0))
             raise Suspended from None
         run.finishing = None
@@ -413,6 +424,8 @@ class Engine:
             spent.tokens,
             round(spent.money, 6),
             run.exposed,
+            spent.others_tokens,
+            spent.others_money,
         )
 
     async def _give_up(self, run: RunState, error: LoketError) -> Ending:

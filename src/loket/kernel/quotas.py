@@ -27,6 +27,9 @@ class Spent:
     tokens: int = 0
     money: float = 0.0
     held_tokens: int = 0
+    others_tokens: int = 0
+    """Of the tokens and the money, what other runs have counted on the day."""
+    others_money: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,9 @@ class Quotas:
                 if spent is reservation.spent or not usage.counted:
                     spent.tokens += usage.tokens
                     spent.money += usage.money
+                if usage.counted and spent is reservation.spent:
+                    spent.others_tokens += usage.tokens
+                    spent.others_money += usage.money
 
     def _day(self, agent: str | None) -> Spent:
         key = (self.today(), agent)

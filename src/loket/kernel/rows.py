@@ -50,6 +50,8 @@ def call_facts(run: RunState, kind: RowKind, pending: Pending, error: LoketError
     parts.append(after)
     if usage is not None and usage != Usage():
         counted = {"in": usage.tokens_in, "out": usage.tokens_out, "money": usage.money}
+        if usage.counted:
+            counted["elsewhere"] = True
         parts.append(f'"usage":{canonical(counted)}')
     return ",".join(parts) + "}"
 

@@ -217,6 +217,8 @@ class KernelDatabase:
         slot = self._slot(run)
         self._slots.pop(run, None)
         outcome = {"answer": ending.answer, "error": ending.error, "labels": ending.labels}
+        if ending.others_tokens or ending.others_money:  # the columns have its own, which a day adds up
+            outcome |= {"tokens": ending.tokens, "money": ending.money}
         return (
             "UPDATE runs SET status=?, ended=?, outcome=?, calls=?, tokens=?, money=? WHERE id=?",
             (
@@ -224,8 +226,8 @@ class KernelDatabase:
                 ending.at,
                 self.keys.seal(slot, _json(outcome), OUTCOME + run.encode()),
                 ending.calls,
-                ending.tokens,
-                ending.money,
+                ending.tokens - ending.others_tokens,
+                ending.money - ending.others_money,
                 run,
             ),
         )
