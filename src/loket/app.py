@@ -25,9 +25,9 @@ from loket.contracts import (
     Principal,
     Provider,
     RunRequest,
-    RunStatus,
 )
 from loket.contracts.catalogue import STOCK
+from loket.delegation import Delegation, ending_of
 from loket.erasure import Eraser
 from loket.home import Home, hold
 from loket.kernel.constraints import check_constraints, widened
@@ -42,17 +42,22 @@ from loket.kernel.tokens import HmacTokens
 from loket.packages.install import Package, discard, place, read_installed, read_package
 from loket.packages.resources import resource
 from loket.policy import PlainLabeller, PlainPolicy
+from loket.providers.agents import AgentsProvider
 from loket.providers.brain import BrainProvider
 from loket.providers.brain_schema import BRAIN_MIGRATIONS
+from loket.providers.fs import FS_MIGRATIONS, FsProvider
 from loket.providers.kv import KV_MIGRATIONS, KvProvider
 from loket.providers.llm import LlmProvider
 from loket.providers.llm_discover import default_settings, discover, embedded_path
 from loket.providers.llm_embedded import EmbeddedModel
 from loket.providers.llm_settings import EMBEDDED, LlmSettings, parse_routes
+from loket.providers.message import MessageProvider
+from loket.providers.net import NetProvider
 from loket.providers.vault import FileVault
 from loket.sandbox import WasmSandbox
 from loket.schemas import compile_check
 from loket.store.agents import AgentDatabases
+from loket.store.bus import Bus
 from loket.store.kernel import KernelDatabase, request_of
 
 STOCK_AGENT = "main"
@@ -81,7 +86,7 @@ class Loket:
         self.vault = vault
         self.llm = llm
         self.now = now
-        self.database = KernelDatabase(home.database, home.run_secret(), vfs)
+        self.database = KernelDatabase(home.database, vault.master.subkey("run-keys"), vfs)
         self.journal = Journal(self.database, home.journal_key(), now)
         self.grants = Grants(
             self.journal,
@@ -91,13 +96,26 @@ class Loket:
             revoked=self.database.revoked(),
         )
         self.brains = AgentDatabases(
-            home.brains, (*BRAIN_MIGRATIONS, *KV_MIGRATIONS), limit=config.open_brains, vfs=vfs
+            home.brains,
+            (*BRAIN_MIGRATIONS, *KV_MIGRATIONS, *FS_MIGRATIONS),
+            limit=config.open_brains,
+            vfs=vfs,
+            key=lambda agent: vault.master.subkey(f"brain:{agent}"),
+            encrypted=config.brains_encrypted,
         )
         self.brain, values = BrainProvider(self.brains, now), KvProvider(self.brains)
+        files = FsProvider(home.files, self.brains, now=now)
+        self.bus = Bus(home.bus, now, vfs)
+        self.delegation = Delegation(self.bus, self.message_to, now)
+        messages = MessageProvider(self.delegation, self.bus)
         self._providers: list[Provider] = [
             self.brain,
             values,
+            files,
+            NetProvider(vault),
             llm,
+            AgentsProvider(self.delegation),
+            messages,
             *more_providers,
         ]
         self.registry = Registry((*STOCK, *more_capabilities), self._providers, compile_check)
@@ -124,7 +142,8 @@ class Loket:
             now=now,
             workers=config.workers,
         )
-        self.eraser = Eraser(self.database, self.journal, (self.brain, values), self.engine.unfinished)
+        self.delegation.bind(self.engine, self.database, self.grants)
+        self.eraser = Eraser(self.database, self.journal, (self.brain, values, files, messages), self.engine.unfinished)
         self.replayer = Replayer(self.counter, self.journal, self.load, request_of)
         self._packages: dict[str, tuple[ModuleRef, Package]] = {}
         self.unreadable: dict[str, LoketError] = {}
@@ -143,7 +162,9 @@ class Loket:
         await asyncio.to_thread(self._read_modules)
         if resume:
             await asyncio.to_thread(self.eraser.resume)
-        return self.engine.resume(self.database.unfinished()) if resume else 0
+        resumed = self.engine.resume(self.database.unfinished()) if resume else 0
+        self.delegation.stop_orphans()
+        return resumed
 
     async def close(self) -> None:
         """Stop everything; works after a failed start too."""
@@ -152,6 +173,7 @@ class Loket:
             await provider.close()
         self.sandbox.close()
         self.brains.close()
+        self.bus.close()
         self.database.close()
 
     # Modules
@@ -304,7 +326,10 @@ class Loket:
         finally:
             del self._messages[key]
 
-    async def _accept(self, agent: str, text: str, conversation: str, message: str | None) -> str:
+    def message_to(
+        self, agent: str, text: str, conversation: str, more: Mapping[str, Json]
+    ) -> tuple[ModuleRef, dict[str, Json]]:
+        """An installed agent's module, and the arguments of a message to it. Raises `BadInput`."""
         ref, package = self.module(agent)
         args = {
             "text": text,
@@ -313,7 +338,12 @@ class Loket:
             "persona": package.persona,
             "rules": package.rules,
             "tools": self._tools(ref),
+            **more,
         }
+        return ref, args
+
+    async def _accept(self, agent: str, text: str, conversation: str, message: str | None) -> str:
+        ref, args = self.message_to(agent, text, conversation, {})
         principal = Principal("agent", agent)
         request = self._request(agent, principal, ref, conversation, "message", args)
         return await self.engine.submit(request, message)
@@ -352,15 +382,7 @@ class Loket:
             found = await asyncio.to_thread(self.database.run, run)
         if found is None or found["ended"] is None:
             raise BadInput("run.unknown", f"there is no finished run {run}", "loket runs list")
-        return Ending(
-            RunStatus(found["status"]),
-            found["ended"],
-            found["answer"],
-            found["error"],
-            found["calls"],
-            found["tokens"],
-            found["money"],
-        )
+        return ending_of(found)
 
 
 def _ref_row(ref: ModuleRef) -> dict[str, Any]:
@@ -388,7 +410,7 @@ async def running(
     home.prepare()
     with hold(home):
         config = load_config(home.config)
-        vault = FileVault(home.vault)
+        vault = FileVault(home.vault, keyring=config.vault_keyring)
         if llm is None:
             settings = await model_settings(home, config)
             llm = LlmProvider(settings, vault, embedded_model(home, settings))

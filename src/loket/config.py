@@ -17,9 +17,16 @@ class Setting:
 
     key: str
     kind: type
-    default: float | None
+    default: float | bool | None
     about: str
     least: int = 0
+    field: str = ""
+    """Its name in `Config`; left out, the last part of the key."""
+
+    @property
+    def name(self) -> str:
+        """Its name in `Config`."""
+        return self.field or self.key.rpartition(".")[2]
 
 
 SETTINGS = (
@@ -28,6 +35,8 @@ SETTINGS = (
     Setting("limits.tokens_per_day", int, None, "model tokens of all agents in a day (UTC); no bound if left out"),
     Setting("limits.money_per_day", float, None, "US dollars of all agents in a day (UTC); no bound if left out"),
     Setting("limits.open_brains", int, 64, "brains that are open at the same time", 1),
+    Setting("vault.keyring", bool, False, "keep the master key in the system's keyring", field="vault_keyring"),
+    Setting("brains.encrypted", bool, False, "encrypt what agents remember at rest", field="brains_encrypted"),
 )
 
 _BY_KEY = {setting.key: setting for setting in SETTINGS}
@@ -42,6 +51,8 @@ class Config:
     tokens_per_day: int | None = None
     money_per_day: float | None = None
     open_brains: int = 64
+    vault_keyring: bool = False
+    brains_encrypted: bool = False
     models: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -60,7 +71,7 @@ def load_config(path: Path) -> Config:
             continue
         for name, value in _table(content, section).items():
             setting = _known(f"{section}.{name}", path)
-            values[name] = _checked(setting, value, path)
+            values[setting.name] = _checked(setting, value, path)
     return Config(**values)
 
 
@@ -79,6 +90,14 @@ def _known(key: str, path: Path) -> Setting:
 
 
 def _checked(setting: Setting, value: Any, path: Path) -> Any:
+    if setting.kind is bool:
+        if isinstance(value, bool):
+            return value
+        raise BadInput(
+            "config.type",
+            f"{setting.key} in {path} is {value!r}, and true or false is needed",
+            f"it means: {setting.about}",
+        )
     fits = isinstance(value, (int, float) if setting.kind is float else int)
     if isinstance(value, bool) or not fits or value < setting.least:
         kind = "number" if setting.kind is float else "whole number"

@@ -90,7 +90,7 @@ class Eraser:
 
     def _carry_out(self, runs: Sequence[str]) -> int:
         mine = self._by_agent(runs)
-        erased = sum(store.erase(agent, own) for agent, own in mine.items() for store in self._stores.values())
+        erased = sum(len(store.erase(agent, own)) for agent, own in mine.items() for store in self._stores.values())
         self._purge(runs)
         self._database.destroy_keys(runs)
         self._journal.also(*self._database.erased(runs))

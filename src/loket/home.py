@@ -1,7 +1,7 @@
 """The home of a running system: where its files are, who holds it, and its settings.
 
-`kernel.db`, `packages/<id>/<version>/`, `modules/<digest>.wasm`, `brains/<agent>.db`, `models/`, `cache/`, `vault/`,
-`config.toml`, `logs/`; `token` and `server.json` let the owner's commands speak to the running server.
+`kernel.db`, `bus.db`, `packages/<id>/<version>/`, `modules/<digest>.wasm`, `brains/<agent>.db`, `models/`, `cache/`,
+`vault/`, `config.toml`, `logs/`; `token` and `server.json` let the owner's commands speak to the running server.
 """
 
 import contextlib
@@ -29,6 +29,14 @@ class Home:
         return self.root / "kernel.db"
 
     @property
+    def bus(self) -> Path:
+        return self.root / "bus.db"
+
+    @property
+    def gateway(self) -> Path:
+        return self.root / "gateway.db"
+
+    @property
     def packages(self) -> Path:
         return self.root / "packages"
 
@@ -39,6 +47,10 @@ class Home:
     @property
     def brains(self) -> Path:
         return self.root / "brains"
+
+    @property
+    def files(self) -> Path:
+        return self.root / "files"
 
     @property
     def models(self) -> Path:
@@ -93,10 +105,6 @@ class Home:
     def journal_key(self) -> bytes:
         """The key of the journal's seal, kept in the vault."""
         return bytes.fromhex(self.secret(self.vault / "journal.key"))
-
-    def run_secret(self) -> bytes:
-        """The key that wraps the keys of runs, kept in the vault."""
-        return bytes.fromhex(self.secret(self.vault / "runs.key"))
 
     def running(self) -> dict[str, Any] | None:
         """Where the running server says it listens (`port`, `pid`), or None."""

@@ -7,7 +7,24 @@ from typing import Annotated
 import typer
 
 from loket import __version__
-from loket.cli import bench, brain, client, erase, models, modules, runs, server, show, talk, vault
+from loket.cli import (
+    account,
+    backup,
+    bench,
+    brain,
+    bus,
+    client,
+    doctor,
+    erase,
+    lessons,
+    models,
+    modules,
+    runs,
+    server,
+    show,
+    talk,
+    vault,
+)
 from loket.contracts import BadInput, LoketError
 
 app = typer.Typer(
@@ -25,9 +42,14 @@ talk.add_to(app)
 modules.add_to(app)
 models.add_to(app)
 erase.add_to(app)
+lessons.add_to(app)
 vault.add_to(app)
+account.add_to(app)
+backup.add_to(app)
+doctor.add_to(app)
 bench.add_to(app)
 app.add_typer(runs.app, name="runs")
+app.add_typer(bus.app, name="subscriptions")
 app.command("brain", epilog='Example: loket brain main search "sister"')(brain.brain)
 
 _PLACES = {"--home": ("LOKET_HOME", "a directory"), "--port": ("LOKET_PORT", "a number")}

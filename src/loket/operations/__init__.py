@@ -4,19 +4,39 @@ Operations take and return JSON values: functions of the system, a taker of even
 family of them.
 """
 
-from loket.operations import brains, erase, grants, messages, models, modules, runs, status, vault
+from loket.operations import (
+    backup,
+    brains,
+    bus,
+    doctor,
+    erase,
+    grants,
+    lessons,
+    messages,
+    models,
+    modules,
+    runs,
+    status,
+    vault,
+    watch,
+)
 from loket.operations.table import Emit, Operations
 
 __all__ = [
     "Emit",
     "Operations",
+    "backup",
     "brains",
+    "bus",
+    "doctor",
     "erase",
     "grants",
+    "lessons",
     "messages",
     "models",
     "modules",
     "runs",
     "status",
     "vault",
+    "watch",
 ]

@@ -109,8 +109,8 @@ class BrainProvider:
         """Ids of the memories that a journaled call showed."""
         return [str(memory["id"]) for memory in answer.get("memories", ())]
 
-    def erase(self, agent: str, runs: Collection[str]) -> int:
-        """Erase the memories that these runs stored; how many."""
+    def erase(self, agent: str, runs: Collection[str]) -> list[str]:
+        """Erase the memories that these runs stored; their ids."""
         wanted = frozenset(runs)
         with self._store.open(agent) as connection:
             with connection:
@@ -118,7 +118,7 @@ class BrainProvider:
                 erased = brain_write.erase(connection, mine, self._now())
                 connection.executemany("DELETE FROM brain_applied WHERE run = ?", [(run,) for run in runs])
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-        return len(erased)
+        return [str(identity) for identity in erased]
 
     def runs_of(self, agent: str, identity: int) -> list[str]:
         """The runs that stored a memory and its history. Raises `Refusal` for one that is not there."""

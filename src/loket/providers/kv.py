@@ -34,6 +34,8 @@ KV_MIGRATIONS: tuple[str, ...] = (
 _GET = "SELECT value FROM kv WHERE key = ?"
 _LIST = "SELECT key FROM kv WHERE key >= ? AND key > ? ORDER BY key LIMIT ?"
 
+_ERASE = "DELETE FROM kv WHERE run = ? RETURNING key"
+
 _decode = json.JSONDecoder().decode
 _MISSING = Answer({"found": False, "value": None})
 
@@ -93,13 +95,13 @@ class KvProvider:
         """The keys that a journaled call showed."""
         return [args["key"]] if capability == "kv.get" else answer.get("keys", ())
 
-    def erase(self, agent: str, runs: Collection[str]) -> int:
-        """Erase the values that these runs stored, with their keys; how many."""
+    def erase(self, agent: str, runs: Collection[str]) -> Sequence[str]:
+        """Erase the values that these runs stored, with their keys; the keys."""
+        erased = []
         with self._store.open(agent) as connection:
             with connection:
-                before = connection.total_changes()
-                connection.executemany("DELETE FROM kv WHERE run = ?", [(run,) for run in runs])
-                erased = connection.total_changes() - before
+                for run in runs:
+                    erased += [str(key) for (key,) in connection.execute(_ERASE, (run,))]
                 connection.executemany("DELETE FROM kv_applied WHERE run = ?", [(run,) for run in runs])
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         return erased

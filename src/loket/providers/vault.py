@@ -1,44 +1,62 @@
-"""The vault: secrets of the owner in one file that only the owner's user can read.
+"""The vault: secrets of the owner, encrypted at rest with a key that is derived from the home's master key.
 
-The file is not encrypted: whoever can read the user's files can read it (encryption at rest is planned with the
-gateway). What is kept today: no module, log, journal or error ever sees a value, and a file that others can read is
-refused instead of used.
+Each value is encrypted with AES-256-GCM and its name as associated data, so that a value put under another name is
+found out. Names are not secret: settings have them too. No module, log, journal or error ever sees a value, and a file
+that others can read is refused instead of used.
 """
 
+import base64
 import contextlib
 import json
 import os
 import re
-import stat
-import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from loket.contracts import BadInput, Damaged
+from loket.providers.vault_files import read_private, replace_wiped, write_private
+from loket.providers.vault_key import MasterKey
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _LONGEST = 8_192
-_OTHERS = 0o077
+_FORMAT = 2
+"""Format 1 was a table of plain values without a format."""
+_NONCE = 12
 
 
 class FileVault:
     """Secrets by name, in `secrets.json` of a folder (`<home>/vault`): file mode 0600, folder mode 0700.
 
-    Reads see what the last finished `put` wrote, also one of another process. Writes are atomic and synced.
+    Reads see what the last finished `put` wrote, also one of another process. Writes are atomic and synced. `keyring`
+    says where the master key is (see `master_key`). A file of an earlier version, which was not encrypted, is encrypted
+    when it is first used, and its old content overwritten.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, keyring: bool = False) -> None:
         self._folder = folder
         self._path = folder / "secrets.json"
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self.master = MasterKey(folder, keyring=keyring)
+        """The home's master key, from which keys for other purposes are derived too."""
+        self._cipher: AESGCM | None = None
 
     def __repr__(self) -> str:
         return f"FileVault({str(self._folder)!r})"
 
     def get(self, name: str) -> str | None:
-        """Look a secret up; None where there is none of that name. Raises `BadInput` and `Damaged` as `names` does."""
-        return self._read().get(name)
+        """Look a secret up; None where there is none of that name.
+
+        Raises `BadInput` and `Damaged` as `names` does, and `Damaged` where the value or the master key is not what was
+        written.
+        """
+        with self._lock:
+            sealed = self._read().get(name)
+            return None if sealed is None else self._open(name, sealed)
 
     def put(self, name: str, value: str) -> None:
         """Store a secret. Raises `BadInput` for a name or a value that cannot be one."""
@@ -53,7 +71,7 @@ class FileVault:
                 f"give one line of at most {_LONGEST} characters",
             )
         with self._lock:
-            self._write({**self._read(), name: value})
+            self._write({**self._read(), name: self._seal(name, value)})
 
     def delete(self, name: str) -> bool:
         """Remove a secret; whether there was one."""
@@ -71,69 +89,67 @@ class FileVault:
         Raises `BadInput` where others than the owner's user can read the folder or the file, `Damaged` where the file
         is not what was written.
         """
-        return sorted(self._read())
+        with self._lock:
+            return sorted(self._read())
 
     def _read(self) -> dict[str, str]:
-        try:
-            self._check(self._folder, "700")
-            self._check(self._path, "600")
-            text = self._path.read_bytes()
-        except FileNotFoundError:
+        """The encrypted values by name, those of an earlier version encrypted first."""
+        text = read_private(self._path)
+        if text is None:
             return {}
-        secrets = _decode(text)
-        if secrets is None:
-            raise Damaged(
-                "vault.damaged",
-                f"{self._path} is not the file that the vault wrote",
-                "restore it from a backup, or move it away and enter the secrets again",
-            )
-        return secrets
+        found = _decode(text)
+        if found is None:
+            raise self._damaged("is not the file that the vault wrote")
+        if found.get("format") == _FORMAT:
+            return dict(found["secrets"])
+        sealed = {name: self._seal(name, value) for name, value in found.items()}
+        replace_wiped(self._path, _encode(sealed))
+        return sealed
 
-    def _check(self, path: Path, mode: str) -> None:
-        """Refuse what others can read. Without POSIX permissions (Windows) the user's profile protects it."""
-        if os.name != "posix":
-            return
-        found = path.lstat()
-        if stat.S_ISLNK(found.st_mode) or found.st_uid != os.geteuid():
-            raise BadInput(
-                "vault.owner",
-                f"{path} is a link or belongs to another user",
-                f"replace it by your own: rm {path}, then enter the secrets again",
-            )
-        if found.st_mode & _OTHERS:
-            raise BadInput(
-                "vault.open", f"{path} can be read or changed by other users of this machine", f"chmod {mode} {path}"
-            )
+    def _write(self, secrets: Mapping[str, str]) -> None:
+        write_private(self._path, _encode(secrets))
 
-    def _write(self, secrets: dict[str, str]) -> None:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self._folder, prefix=".secrets-")
+    def _seal(self, name: str, value: str) -> str:
+        nonce = os.urandom(_NONCE)
+        return base64.b64encode(nonce + self._aes().encrypt(nonce, value.encode(), _about(name))).decode()
+
+    def _open(self, name: str, sealed: str) -> str:
+        from cryptography.exceptions import InvalidTag
+
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(secrets, file, indent=1, sort_keys=True)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(self._path)
-            _sync_folder(self._folder)
-        finally:
-            Path(name).unlink(missing_ok=True)
+            raw = base64.b64decode(sealed, validate=True)
+            return self._aes().decrypt(raw[:_NONCE], raw[_NONCE:], _about(name)).decode()
+        except (InvalidTag, ValueError):
+            raise self._damaged(f"has a value for {name} that is not the one that was put there") from None
+
+    def _aes(self) -> "AESGCM":
+        if self._cipher is None:
+            from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+            self._cipher = AESGCM(self.master.subkey("vault"))
+        return self._cipher
+
+    def _damaged(self, how: str) -> Damaged:
+        return Damaged(
+            "vault.damaged",
+            f"{self._path} {how}",
+            "restore it from a backup, or move it away and enter the secrets again",
+        )
 
 
-def _decode(text: bytes) -> dict[str, str] | None:
-    """Decode the secrets; None where that fails: an exception of the decoder would carry the text along."""
-    with contextlib.suppress(ValueError):
+def _about(name: str) -> bytes:
+    return f"loket vault {name}".encode()
+
+
+def _encode(secrets: Mapping[str, str]) -> bytes:
+    return json.dumps({"format": _FORMAT, "secrets": secrets}, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def _decode(text: bytes) -> dict[str, Any] | None:
+    """Decode the file; None where that fails: an exception of the decoder would carry the text along."""
+    with contextlib.suppress(ValueError, AttributeError, KeyError):
         value = json.loads(text)
-        if isinstance(value, dict) and all(isinstance(secret, str) for secret in value.values()):
-            return value
+        secrets = value["secrets"] if value.get("format") == _FORMAT else value
+        if isinstance(secrets, dict) and all(isinstance(secret, str) for secret in secrets.values()):
+            return dict(value)
     return None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last (a folder cannot be opened for this on Windows, and need not be)."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -10,13 +10,15 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import apsw
 
 from loket.contracts import BadInput, Failed
+from loket.store.cipher import LEFT, convert, discard_left, is_plain
+from loket.store.copy import copy_database
 from loket.store.database import open_database, storage_error
 
 _STEPS = 20_000
@@ -50,6 +52,9 @@ class AgentDatabases:
     descriptors each): the one that was used least recently is closed, never one in use; where all are in use, a caller
     waits for one. The same thread may open the same agent again while it holds it. A caller's statements are ended
     `limit_s` seconds after it got the connection: what a provider does here is under a time limit without a thread.
+
+    `key` gives the key (32 bytes) of an agent's file. With `encrypted` files are encrypted with it; a file that is not
+    as this setting says is encrypted or decrypted when it is opened next. Without `key` all files are plain.
     """
 
     def __init__(
@@ -60,6 +65,8 @@ class AgentDatabases:
         vfs: str | None = None,
         *,
         limit_s: float = 10.0,
+        key: Callable[[str], bytes] | None = None,
+        encrypted: bool = False,
     ) -> None:
         if limit < 1:
             raise BadInput("agents.limit", f"limit is {limit}; it counts open files", "Give a limit of at least 1")
@@ -68,6 +75,8 @@ class AgentDatabases:
         self._limit = limit
         self._vfs = vfs
         self._limit_s = limit_s
+        self._key = key
+        self._encrypted = encrypted and key is not None
         self._changed = threading.Condition()
         self._slots: OrderedDict[str, _Slot] = OrderedDict()
         self._closed = False
@@ -90,6 +99,15 @@ class AgentDatabases:
             )
         return self._directory / f"{agent}.db"
 
+    def copy(self, agent: str, target: Path) -> None:
+        """Copy the agent's file, as it is at one moment, to a new file; encrypted with the same key if it is so.
+
+        Nobody else has the agent meanwhile. Raises as `open` does, and `Failed` where the copy cannot be written.
+        """
+        with self.open(agent) as connection:
+            key = self._key(agent) if self._key is not None and self._encrypted else None
+            copy_database(connection, target, key=key)
+
     def remove(self, agent: str) -> bool:
         """Delete the agent's file with all that it holds, once nobody uses it; whether there was one."""
         path = self.path(agent)
@@ -99,7 +117,7 @@ class AgentDatabases:
             if slot is not None:
                 _close(slot)
             existed = path.exists()
-            for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+            for name in (path.name, f"{path.name}-wal", f"{path.name}-shm", f"{path.name}{LEFT}"):
                 path.with_name(name).unlink(missing_ok=True)
             self._changed.notify_all()
         return existed
@@ -129,10 +147,23 @@ class AgentDatabases:
         """The place's connection, opened where it is not. For `Lease`, which holds the place's lock."""
         if slot.connection is None:
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            slot.connection = open_database(slot.path, migrations=self._migrations, vfs=self._vfs)
+            slot.connection = self._opened(slot)
             slot.connection.set_progress_handler(slot.expired, _STEPS)
         slot.deadline = time.monotonic() + self._limit_s
         return slot.connection
+
+    def _opened(self, slot: _Slot) -> apsw.Connection:
+        """The agent's file, opened as the setting wants it: encrypted or decrypted first where it is not so."""
+        discard_left(slot.path)
+        plain = is_plain(slot.path)
+        if self._key is None or (plain is not False and not self._encrypted):
+            return open_database(slot.path, migrations=self._migrations, vfs=self._vfs)
+        key = self._key(slot.agent)
+        if plain == self._encrypted:
+            convert(slot.path, old=None if plain else key, new=key if plain else None)
+        return open_database(
+            slot.path, migrations=self._migrations, vfs=self._vfs, key=key if self._encrypted else None
+        )
 
     def release(self, slot: _Slot) -> None:
         """Give a place back. For `Lease`."""

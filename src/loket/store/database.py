@@ -9,22 +9,26 @@ from typing import Any, Self
 import apsw
 
 from loket.contracts import Damaged, Failed, LoketError
+from loket.store.cipher import sync_folder, unlock
 
 BUSY_MS = 5_000
 """How long a statement waits for another process that writes, in milliseconds."""
 
 
-def open_database(path: Path, *, migrations: Sequence[str], vfs: str | None = None) -> apsw.Connection:
+def open_database(
+    path: Path, *, migrations: Sequence[str], vfs: str | None = None, key: bytes | None = None
+) -> apsw.Connection:
     """Open the database at `path`, made where there is none (only its user may read it: mode 0600).
 
     `migrations` are SQL scripts; the database's `user_version` says how many it has had, and each missing one runs in
-    a transaction of its own. `vfs` names a registered SQLite VFS to use instead of the system's.
+    a transaction of its own. `vfs` names a registered SQLite VFS to use instead of the system's. With `key` (32 bytes)
+    the file is encrypted with it, its write-ahead log too; a plain file is not opened then (see `cipher.convert`).
 
     Write-ahead log, `synchronous=FULL`: what a committed transaction wrote survives a loss of power. `with connection:`
     begins a transaction that holds the write lock from its start. Deleted content is overwritten with zeros.
 
-    Raises `Damaged` where the file is no sound database or was written by a newer Loket, `Failed` where it cannot be
-    opened at all (rights, disk, a lock that another process holds).
+    Raises `Damaged` where the file is no sound database, was encrypted with another key or written by a newer Loket,
+    `Failed` where it cannot be opened at all (rights, disk, a lock that another process holds).
     """
     try:
         _create(path)
@@ -32,11 +36,13 @@ def open_database(path: Path, *, migrations: Sequence[str], vfs: str | None = No
     except (apsw.Error, OSError) as error:
         raise storage_error(error, path) from error
     try:
+        if key is not None:
+            unlock(connection, key)
         _configure(connection)
         _migrate(connection, path, migrations)
     except apsw.Error as error:
         connection.close(True)
-        raise storage_error(error, path) from error
+        raise storage_error(error, path, encrypted=key is not None) from error
     except LoketError:
         connection.close(True)
         raise
@@ -78,8 +84,14 @@ def run_script(connection: apsw.Connection, script: str) -> None:
     connection.execute(script).fetchall()
 
 
-def storage_error(error: Exception, path: Path) -> LoketError:
+def storage_error(error: Exception, path: Path, *, encrypted: bool = False) -> LoketError:
     """What an error of SQLite or of the file system means to a caller: `Damaged` for a bad file, else `Failed`."""
+    if encrypted and isinstance(error, apsw.NotADBError):
+        return Damaged(
+            "database.key",
+            f"The database {path} is damaged, or encrypted with another key than this home's",
+            f"Put the vault/master.key that belongs to it back, or a backup in the place of {path}",
+        )
     if isinstance(error, (apsw.CorruptError, apsw.NotADBError)):
         return Damaged(
             "database.corrupt",
@@ -101,16 +113,7 @@ def _create(path: Path) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
         return
-    if hasattr(os, "O_DIRECTORY"):  # Windows can open no directory, and needs no such thing
-        _sync_directory(path.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_folder(path.parent)
 
 
 def _configure(connection: apsw.Connection) -> None:

@@ -62,11 +62,13 @@ class RunKeys:
     def take(self) -> int:
         """A slot that no run has, its key on the disk."""
         with self._lock:
-            slot = self._next
-            if slot > self._made:
-                self._make(slot)
-            self._next += 1
-            return slot
+            while True:
+                slot = self._next
+                if slot > self._made:
+                    self._make(slot)
+                self._next += 1
+                if self._cipher(slot) is not None:  # destroyed already: the journal is older than its keys
+                    return slot
 
     def seal(self, slot: int, text: bytes, about: bytes) -> bytes:
         """Encrypt with a slot's key: nonce and ciphertext. `about` has to be given again to open it.

@@ -34,7 +34,7 @@ class _File(apsw.VFSFile):
 
 
 class PowerLoss(apsw.VFS):
-    """A VFS under the given name; open databases on it with `vfs=NAME`."""
+    """A VFS under the given name; open databases on it with `vfs=NAME`, encrypted ones with `multipleciphers-NAME`."""
 
     def __init__(self, name: str) -> None:
         self._lock = threading.Lock()
