@@ -38,6 +38,12 @@ def main(sandbox: WasmSandbox) -> Guest:
     return sandbox.load(wasm, digest_of(wasm))
 
 
+@pytest.fixture(scope="module")
+def learner(sandbox: WasmSandbox) -> Guest:
+    wasm = built_guest("learner")
+    return sandbox.load(wasm, digest_of(wasm))
+
+
 def run(guest: Guest, operation: str, host: Scripted | None = None, **arguments: Any) -> Segment:
     return guest.run(host or Scripted(), operation, json.dumps(arguments), LIMITS)
 
@@ -401,3 +407,88 @@ def test_commands_need_no_model(main: Guest, text: str, calls: list[str], said: 
     host = agent_host({"models": []}, **stores)
     assert said in tell(main, host, text)["text"]
     assert host.names() == calls
+
+
+@pytest.mark.parametrize(
+    ("about", "asked"),
+    [
+        ("net.fetch", {"query": "", "subject": "net.fetch"}),
+        ("brain.search@2", {"query": "", "subject": "brain.search@2"}),
+        ("the weather page", {"query": "the weather page"}),
+        ("x" * 5_000, {"query": "x" * 4_000}),
+    ],
+)
+def test_lessons_are_one_search(learner: Guest, about: str, asked: dict[str, str]) -> None:
+    """A capability is looked up by its name, a topic by its words; nothing else is asked."""
+    host = Scripted({"brain.search": {"memories": [{"text": "Ask first"}]}})
+    assert answer(learner, "recall", host, about=about, limit=7) == {"texts": ["Ask first"]}
+    assert host.calls == [("brain.search", {**asked, "kinds": ["lesson", "procedure"], "limit": 7})]
+
+
+def lesson(ident: int, text: str, subject: str | None = None, **more: Any) -> dict[str, Any]:
+    return {**memory(ident, text, "x"), "kind": "lesson", "subject": subject, "source": "host:lessons", **more}
+
+
+REFUSED = "net.fetch for bad.example was refused (grant.constraint).\nBecause: it is not granted\nInstead: ask"
+
+FETCH_TOOL = {**SEARCH_TOOL, "name": "net.fetch"}
+
+
+def fetch(url: str, ident: str = "1") -> dict[str, Any]:
+    return reply("", [{"id": ident, "name": "net_fetch", "arguments": {"url": url}}])
+
+
+def learned_host(complete: Any, found: Sequence[dict[str, Any]], about: Sequence[dict[str, Any]] = ()) -> Scripted:
+    """A brain that recalls `found` for a message, and `about` for a capability."""
+
+    def search(args: dict[str, Any]) -> dict[str, Any]:
+        return {"memories": list(about if "subject" in args else [] if args.get("conversation") else found)}
+
+    return agent_host(CAPABLE, complete, **{"brain.search": search, "net.fetch": {"status": 200}})
+
+
+def test_a_prompt_carries_the_lessons_about_what_it_offers(main: Guest) -> None:
+    """At most three, apart from memories; those about other capabilities are left out, the person's own are not."""
+    found = [lesson(n, f"net.fetch for h{n} failed (net.failed).", "net.fetch") for n in range(1, 5)]
+    found += [lesson(5, "fs.read was refused (grant.missing).", "fs.read"), memory(6, SISTER)]
+    told = lesson(7, "Ask before you fetch", None, source="agent:main")
+    host = learned_host(reply("Yes."), [told, *found])
+    said = tell(main, host, "Fetch h1", tools=[FETCH_TOOL])
+    assert said["recalled"] == [6, 1, 2, 3]
+    system = host.asked("llm.complete")[0]["messages"][0]["content"]
+    memories, learned = system.split("What you learned from what went wrong:")
+    assert "fs.read" not in system
+    assert "[4]" not in system
+    assert SISTER in memories
+    assert "- [1] (lesson, 2026-11-20) net.fetch for h1 failed (net.failed)." in learned
+    host = learned_host(reply("Yes."), [told])
+    tell(main, host, "Fetch h1", tools=[FETCH_TOOL])
+    assert "Ask before you fetch" in host.asked("llm.complete")[0]["messages"][0]["content"]
+
+
+def test_a_tool_tells_its_lesson_once_and_is_then_used(main: Guest) -> None:
+    """One search for a capability in a turn; another host is asked at once; who asks again is served."""
+    replies = iter([fetch("https://good.example/"), fetch("https://bad.example/x"), fetch("https://bad.example/x")])
+    host = learned_host(lambda _args: next(replies, reply("Done.")), [], [lesson(1, REFUSED, "net.fetch")])
+    tell(main, host, "Look it up", tools=[FETCH_TOOL])
+    assert [args["url"] for args in host.asked("net.fetch")] == ["https://good.example/", "https://bad.example/x"]
+    assert [args.get("subject") for args in host.asked("brain.search")] == [None, None, "net.fetch"]
+    results = [json.loads(m["content"]) for m in host.asked("llm.complete")[-1]["messages"] if m["role"] == "tool"]
+    assert results[0] == {"status": 200}
+    assert results[1]["lesson"] == REFUSED
+    assert results[2] == {"status": 200}
+
+
+def test_a_lesson_that_is_not_the_hosts_holds_no_tool_back(main: Guest) -> None:
+    """Whoever can write into a brain cannot keep an agent from its tools, and old advice is no refusal."""
+    about = [lesson(1, REFUSED, "net.fetch", source="agent:main"), lesson(2, REFUSED, "net.fetch", kind="procedure")]
+    replies = iter([fetch("https://bad.example/x")])
+    host = learned_host(lambda _args: next(replies, reply("Done.")), [], about)
+    tell(main, host, "Look it up", tools=[FETCH_TOOL])
+    assert len(host.asked("net.fetch")) == 1
+
+
+def test_a_small_model_is_not_told_what_went_wrong(main: Guest) -> None:
+    """It would take it for something that the person said."""
+    host = agent_host(SMALL, reply("Ana."), **{"brain.search": {"memories": [lesson(1, REFUSED), memory(2, SISTER)]}})
+    assert tell(main, host, "What is my sister's name?")["recalled"] == [2]

@@ -38,26 +38,45 @@ RULES = {
     "policy": _rule("a pure function: request and facts in, decision out", "contracts"),
     "sandbox": _rule("the one place where the engine can be exchanged", "contracts", "wasmtime"),
     "store": _rule("the one place where files of databases are opened, and encrypted", "contracts", "apsw cryptography"),
+    "delegation": _rule(
+        "agents that work for each other, over engine, database and grants; wired by app", "contracts kernel store"
+    ),
+    "backup": _rule(
+        "copies what every other part keeps, and knows how each of them must be copied",
+        "__init__ contracts home kernel providers store",
+    ),
+    "doctor": _rule(
+        "looks at every part from outside, also where a part does not start",
+        "__init__ backup config contracts home kernel packages providers store",
+        "apsw",
+    ),
     "erasure": _rule("follows what was said through journal and stores", "contracts kernel store"),
+    "lessons": _rule(
+        "errors of runs become memories, through the counter; what they propose is kept in a file of its own",
+        "contracts kernel lesson_words store",
+    ),
+    "lesson_words": _rule("the words of lessons: pure functions of what the journal says", "contracts kernel"),
     "providers": _rule(
         "a family of capabilities is a file of its own that reaches neither the kernel nor another family",
         "contracts",
-        "apsw openai httpx2 xllamacpp",
+        "apsw cryptography httpx2 keyring openai xllamacpp",
     ),
     "packages": _rule(
         "reading a package runs nothing of it; a manifest's JSON Schemas are checked where they are read",
         "contracts",
         "jsonschema_rs",
     ),
-    "gateway": _rule("the only door in: it knows operations by name", "contracts kernel policy", "starlette uvicorn"),
+    "gateway": _rule(
+        "the only door in: it knows operations by name", "contracts kernel policy", "argon2 h11 starlette uvicorn"
+    ),
     "testing": _rule(
-        "fakes and suites for whoever writes a provider; the disk that loses power is a VFS of SQLite",
-        "contracts kernel",
+        "fakes and suites for whoever writes a provider or a guest; the disk that loses power is a VFS of SQLite",
+        "contracts kernel policy sandbox schemas store",
         "apsw",
     ),
     "cli": _rule(
         "words and tables around operations; nothing is decided here",
-        "__init__ contracts app operations home config packages server bench evaluation",
+        "__init__ contracts app backup doctor gateway operations home config packages server bench evaluation",
         "typer rich",
     ),
     "home": _rule("paths and the lock, needed before anything else is there", "contracts"),
@@ -65,17 +84,17 @@ RULES = {
     "schemas": _rule("how the counter checks JSON by a schema, in one place", "contracts", "jsonschema_rs"),
     "app": _rule(
         "the composition root: the one file that knows everyone",
-        "contracts config erasure home kernel packages policy providers sandbox schemas store",
+        "contracts config delegation erasure home kernel lessons packages policy providers sandbox schemas store",
     ),
     "models": _rule(
         "choosing models is settings, discovery and the running provider together",
         "app config contracts home providers",
         "tomlkit",
     ),
-    "operations": _rule("what an owner can do, for every door", "__init__ app contracts models packages"),
+    "operations": _rule("what an owner can do, for every door", "__init__ app backup contracts doctor models packages"),
     "server": _rule(
         "the composition of what `loket up` starts: a system, its operations, and the gateway in front of them",
-        "app contracts gateway home operations",
+        "app contracts gateway home operations schemas store",
     ),
     "documents": _rule("documents that are derived from code", "config contracts"),
     "evaluation": _rule("measures the brain as it is, without a kernel around it", "contracts providers store"),
@@ -89,12 +108,16 @@ RULES = {
 
 FAMILIES = {
     "brain": _rule("memory is SQLite with full-text search, on a connection that the store owns", libraries="apsw"),
+    "agents": _rule("asking goes through a protocol; the running system does it"),
+    "message": _rule("delivery and topics go through protocols"),
+    "fs": _rule("an agent's own folder, and rows about it on the connection that the store owns", libraries="apsw"),
+    "net": _rule("the network through one client, imported at the first request", libraries="httpx2"),
     "kv": _rule("values live beside the brain, on the same connection", libraries="apsw"),
     "llm": _rule(
         "endpoints through the client (and the errors of its transport), the embedded model in a worker",
         libraries="openai httpx2 xllamacpp",
     ),
-    "vault": _rule("secrets are a file"),
+    "vault": _rule("secrets are an encrypted file; its key is a file or in the keyring", libraries="cryptography keyring"),
 }
 """The files of `providers`, by the beginning of their names: families never import each other."""
 

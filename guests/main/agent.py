@@ -2,11 +2,13 @@
 
 A plain turn makes four calls: `brain.search`, `llm.models`, `llm.complete`, `brain.add`. For a capable model a second
 `brain.search` brings the last turns of the conversation: they are memories like all others, and forgotten with them.
+Lessons come with the first search; before a tool is used, one more looks for those about it.
 """
 
 from typing import Any
 
 from commands import help_text, serve
+from learned import for_prompt
 from loket_guest import Refused, call, operation
 from prompts import (
     asks_for_a_fact,
@@ -105,7 +107,9 @@ class Conversation:
         """Ask a capable model, and do what it asks for through the counter."""
         recent = call("brain.search", query="", conversation=True, limit=KEPT_TURNS)["memories"]
         turns = [turn_of(memory) for memory in reversed(recent) if is_turn(memory)]
-        messages, self.used = full_prompt(self.persona, self.rules, self.memories, turns, self.text)
+        lessons = for_prompt(self.memories, self.tools.capabilities)
+        self.tools.warned(lessons)
+        messages, self.used = full_prompt(self.persona, self.rules, self.memories, lessons, turns, self.text)
         offered = {"tools": self.tools.offered} if with_tools and self.tools.offered else {}
         for _ in range(ROUNDS):
             answer = self.complete(messages=messages, **offered)

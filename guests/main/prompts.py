@@ -4,7 +4,8 @@ import datetime as dt
 import re
 from typing import Any
 
-Memory = dict[str, Any]
+from learned import Memory, is_drawn, is_lesson
+
 Message = dict[str, Any]
 
 SMALL_CONTEXT = 4_096
@@ -79,20 +80,25 @@ def is_told(memory: Memory, text: str) -> bool:
     """Tell whether a memory is a statement of the person, or a kept fact, and not this message once more."""
     if memory["text"].strip().endswith("?") or memory["text"] == text or _REQUEST.match(memory["text"]):
         return False
+    if is_drawn(memory):
+        return False
     return memory["kind"] != "episode" or memory.get("speaker") == "user"
 
 
 def full_prompt(
-    persona: str, rules: str, memories: list[Memory], turns: list[Message], text: str
+    persona: str, rules: str, memories: list[Memory], lessons: list[Memory], turns: list[Message], text: str
 ) -> tuple[list[Message], list[Memory]]:
     """Build the messages for a capable model, and list the memories in them."""
-    used = [memory for memory in memories if memory["text"] != text][:FULL_MEMORIES]
+    others = [memory for memory in memories if memory["text"] != text and not is_lesson(memory)]
+    used = [memory for memory in others if not is_drawn(memory)][:FULL_MEMORIES]
     today = dt.datetime.now(dt.UTC).strftime("%A, %d %B %Y")
     parts = [persona.strip() or DEFAULT_PERSONA, rules.strip(), f"Today is {today} (UTC)."]
     if used:
         parts.append("What you remember:\n" + "\n".join(_noted(memory) for memory in used))
+    if lessons:
+        parts.append("What you learned from what went wrong:\n" + "\n".join(_noted(memory) for memory in lessons))
     messages: list[Message] = [{"role": "system", "content": "\n\n".join(part for part in parts if part)}]
-    return [*messages, *turns, {"role": "user", "content": text}], used
+    return [*messages, *turns, {"role": "user", "content": text}], [*used, *lessons]
 
 
 def is_turn(memory: Memory) -> bool:

@@ -1,8 +1,12 @@
-"""Tools for a model: granted capabilities under names that models accept."""
+"""Tools for a model: granted capabilities under names that models accept.
+
+What failed before is told to the model before it is tried again; if it asks for the same once more, it is done.
+"""
 
 import json
 from typing import Any
 
+from learned import Memory, Warnings
 from loket_guest import Refused, call
 
 RESULT_LENGTH = 8_000
@@ -10,6 +14,11 @@ RESULT_LENGTH = 8_000
 
 OWN = ("kv.", "llm.")
 """Families that the agent keeps for its own bookkeeping."""
+
+UNWATCHED = ("brain.",)
+"""Families for which no lessons are recalled: they are the agent's own, and asked for at almost every turn."""
+
+AGAIN = "This did not work before. Do as the lesson says, or ask for the same once more to try it all the same."
 
 
 class Toolbox:
@@ -22,6 +31,12 @@ class Toolbox:
             for one in capabilities
             if _tool_name(one["name"]) in self._names
         ]
+        self.capabilities = set(self._names.values())
+        self._warnings = Warnings()
+
+    def warned(self, memories: list[Memory]) -> None:
+        """Note that the prompt carries these lessons."""
+        self._warnings.give(memories)
 
     def use(self, wanted: dict[str, Any]) -> dict[str, Any]:
         """Do what a model asks for (`id`, `name`, `arguments`); the message that tells it what came of it.
@@ -37,8 +52,10 @@ class Toolbox:
         if name not in self._names:
             known = ", ".join(sorted(self._names)) or "none"
             return {"refused": "tool.unknown", "message": f"there is no tool {name}", "remedy": f"tools: {known}"}
+        capability = self._names[name]
         try:
-            return call(self._names[name], **arguments)
+            lesson = None if capability.startswith(UNWATCHED) else self._warnings.before(capability, arguments)
+            return call(capability, **arguments) if lesson is None else {"lesson": lesson, "note": AGAIN}
         except Refused as refused:
             return {"refused": refused.code, "message": refused.message, "remedy": refused.remedy}
 

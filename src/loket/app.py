@@ -38,7 +38,9 @@ from loket.kernel.journal import Journal
 from loket.kernel.quotas import Daily, Quotas
 from loket.kernel.registry import Registry
 from loket.kernel.replay import Replayer
+from loket.kernel.state import RunState
 from loket.kernel.tokens import HmacTokens
+from loket.lessons import Lessons
 from loket.packages.install import Package, discard, place, read_installed, read_package
 from loket.packages.resources import resource
 from loket.policy import PlainLabeller, PlainPolicy
@@ -59,6 +61,7 @@ from loket.schemas import compile_check
 from loket.store.agents import AgentDatabases
 from loket.store.bus import Bus
 from loket.store.kernel import KernelDatabase, request_of
+from loket.store.proposals import Proposals
 
 STOCK_AGENT = "main"
 STOCK_PUBLISHER = "loket"
@@ -80,6 +83,7 @@ class Loket:
         more_capabilities: Sequence[Capability] = (),
         more_providers: Sequence[Provider] = (),
         vfs: str | None = None,
+        idle_s: float | None = None,
     ) -> None:
         self.home = home
         self.config = config
@@ -141,14 +145,38 @@ class Loket:
             load=self.load,
             now=now,
             workers=config.workers,
+            on_ended=self._ended,
+        )
+        self.proposals = Proposals(home.proposals, vfs)
+        self.lessons = Lessons(
+            perform=self.perform,
+            journal=self.journal,
+            unlearned=self.database.unlearned,
+            unfinished=self.engine.unfinished,
+            capability=lambda name: self.registry.find(name).capability,
+            secrets=lambda: [value for name in vault.names() if (value := vault.get(name))],
+            proposals=self.proposals,
+            new_id=new_id,
+            now=now,
+            idle_s=idle_s,
         )
         self.delegation.bind(self.engine, self.database, self.grants)
-        self.eraser = Eraser(self.database, self.journal, (self.brain, values, files, messages), self.engine.unfinished)
+        self.eraser = Eraser(
+            self.database,
+            self.journal,
+            (self.brain, values, files, messages),
+            self.engine.unfinished,
+            purge=self.proposals.purge,
+        )
         self.replayer = Replayer(self.counter, self.journal, self.load, request_of)
         self._packages: dict[str, tuple[ModuleRef, Package]] = {}
         self.unreadable: dict[str, LoketError] = {}
         """Installed modules whose folder cannot be read, and why; the others go on."""
         self._messages: dict[tuple[str, str], asyncio.Future[str]] = {}
+
+    def _ended(self, run: RunState, ending: Ending) -> None:
+        """A run has ended and its answer was given: what went wrong in it becomes a lesson."""
+        self.lessons.ended(run, ending)
 
     def _today(self) -> str:
         return dt.datetime.fromtimestamp(self.now(), dt.UTC).date().isoformat()
@@ -164,16 +192,20 @@ class Loket:
             await asyncio.to_thread(self.eraser.resume)
         resumed = self.engine.resume(self.database.unfinished()) if resume else 0
         self.delegation.stop_orphans()
+        if resume:
+            await self.lessons.start()
         return resumed
 
     async def close(self) -> None:
         """Stop everything; works after a failed start too."""
+        await self.lessons.close()
         await self.engine.close()
         for provider in reversed(self._providers):
             await provider.close()
         self.sandbox.close()
         self.brains.close()
         self.bus.close()
+        self.proposals.close()
         self.database.close()
 
     # Modules
@@ -336,7 +368,7 @@ class Loket:
             "conversation": conversation,
             "agent": agent,
             "persona": package.persona,
-            "rules": package.rules,
+            "rules": self.proposals.rules(agent, package.rules),
             "tools": self._tools(ref),
             **more,
         }
@@ -360,6 +392,10 @@ class Loket:
     async def direct(self, agent: str, capability: str, args: dict[str, Json]) -> Ending:
         """A call that the owner makes, through the counter like any other. Raises the error it ended with."""
         request = self._request(agent, OWNER, None, f"owner-{uuid.uuid4().hex[:8]}", capability, args)
+        return await self.finished(await self.engine.submit(request))
+
+    async def perform(self, request: RunRequest) -> Ending:
+        """Have a run done; its ending."""
         return await self.finished(await self.engine.submit(request))
 
     def _request(

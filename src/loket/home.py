@@ -37,6 +37,10 @@ class Home:
         return self.root / "gateway.db"
 
     @property
+    def proposals(self) -> Path:
+        return self.root / "proposals.db"
+
+    @property
     def packages(self) -> Path:
         return self.root / "packages"
 

@@ -15,13 +15,17 @@ operation they ask `clock.now`, `random.bytes` and `log.write`, which the module
 A module is started anew for each run and nothing that it keeps in variables survives: store what has to stay with
 `kv.set` or `brain.add`. After a wait the run is done again from its start with the answers that the counter gave
 before, so an operation must not depend on anything that does not come from its arguments or from `call`.
+
+What was refused or failed in a run is remembered as a lesson: `lessons("net.fetch")` recalls those about a capability,
+before the same thing is tried again.
 """
 
 from loket_guest import files, imports, randomness, streams
 from loket_guest.counter import Refused, call
+from loket_guest.lessons import lessons
 from loket_guest.operations import operation
 
-__all__ = ["Refused", "call", "operation"]
+__all__ = ["Refused", "call", "lessons", "operation"]
 
 imports.install()
 files.install()

@@ -83,6 +83,7 @@ def _local(where: Home, name: str, args: dict[str, Any], on_event: OnEvent | Non
         async with running(where, resume=name in RESUMING) as system:
             result = await Operations(system).perform(name, args, on_event or _ignore)
             if name == "ask":
+                await system.lessons.settled()
                 await _finish_others(system)
             return result
 

@@ -54,7 +54,8 @@ _TOKEN_LIFETIME_S = 30 * 24 * 3600.0
 class Engine:
     """Accepts, runs, resumes, stops. `submit`, `result`, `watch`, `stop`, `settle` are called on the event loop.
 
-    `load` gives the guest for a module (it may take seconds: it is called on a worker thread).
+    `load` gives the guest for a module (it may take seconds: it is called on a worker thread). `on_ended` hears of each
+    run's end, on the event loop, once its answer was given; it must be quick.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Engine:
         load: Callable[[ModuleRef], Guest],
         now: Callable[[], float],
         workers: int,
+        on_ended: Callable[[RunState, Ending], None] = lambda _run, _ending: None,
     ) -> None:
         self._counter = counter
         self._journal = journal
@@ -76,6 +78,7 @@ class Engine:
         self._tokens = tokens
         self._load = load
         self._now = now
+        self._on_ended = on_ended
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="loket-run")
         self._writer = ThreadPoolExecutor(2, thread_name_prefix="loket-sync")
         self._active: dict[str, Active] = {}
@@ -284,6 +287,7 @@ class Engine:
         if not active.ended.done():
             active.ended.set_result(ending)
         self._publish(active, {"type": "end", "run": run.request.id, **end_event(ending)})
+        self._on_ended(run, ending)
 
     async def _to_the_end(self, active: Active) -> Ending:
         run = active.run

@@ -26,7 +26,9 @@ async def grants_allow(
     add: bool = False,
 ) -> dict[str, Any]:
     """Grant a capability to an installed module, or widen (`add`) the grant that it has, from the next call on."""
-    return _grant_shown(await asyncio.to_thread(system.allow, agent, capability, constraints or {}, add=add))
+    grant = await asyncio.to_thread(system.allow, agent, capability, constraints or {}, add=add)
+    system.lessons.allowed(grant)
+    return _grant_shown(grant)
 
 
 @operation("grants.revoke")

@@ -24,7 +24,18 @@ _OWN = frozenset({"brain", "kv", "fs"})
 _INSIDE = frozenset({"agent", "message"})
 
 RULES = (
-    Rule("plain.owner", Verdict.ALLOW, "the owner asks", lambda q: q.run.module is None),
+    Rule(
+        "plain.host",
+        Verdict.ALLOW,
+        "Loket itself keeps the agent's lessons",
+        lambda q: q.run.module is None and q.principal.kind == "host" and q.capability.family == "brain",
+    ),
+    Rule(
+        "plain.owner",
+        Verdict.ALLOW,
+        "the owner asks",
+        lambda q: q.run.module is None and q.principal.kind == "owner",
+    ),
     Rule(
         "plain.read",
         Verdict.ALLOW,

@@ -216,7 +216,7 @@ class KernelDatabase:
     def run_ended(self, run: str, ending: Ending) -> Statement:
         slot = self._slot(run)
         self._slots.pop(run, None)
-        outcome = {"answer": ending.answer, "error": ending.error, "labels": ending.labels}
+        outcome: dict[str, Any] = {"answer": ending.answer, "error": ending.error, "labels": ending.labels}
         if ending.others_tokens or ending.others_money:  # the columns have its own, which a day adds up
             outcome |= {"tokens": ending.tokens, "money": ending.money}
         return (
@@ -345,6 +345,20 @@ class KernelDatabase:
     def ended_runs(self) -> list[str]:
         """Ids of all finished runs, oldest first."""
         return [run for (run,) in self._query("SELECT id FROM runs WHERE ended IS NOT NULL ORDER BY rowid")]
+
+    def unlearned(self, since: float) -> list[str]:
+        """Ids of the runs of modules that ended since a time, in which something went wrong, and that taught nothing.
+
+        What a run teaches is a child of it that Loket itself asked for (`host`).
+        """
+        found = self._query(
+            "SELECT id FROM runs AS r WHERE ended >= ? AND module IS NOT NULL"
+            " AND NOT EXISTS (SELECT 1 FROM runs AS c WHERE c.parent = r.id AND c.principal = 'host')"
+            " AND (status <> 'done' OR EXISTS (SELECT 1 FROM journal AS j WHERE j.run = r.id"
+            " AND instr(j.facts, '\"error\":') > 0)) ORDER BY ended",
+            (since,),
+        )
+        return [run for (run,) in found]
 
     def unfinished(self) -> list[tuple[RunRequest, bytes]]:
         """Requests and seeds of unfinished runs, in the order in which they were accepted."""
