@@ -7,19 +7,28 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from loket.app import running
 from loket.contracts import BadInput, Failed, LoketError, Provider
+from loket.gateway.accounts import Accounts
+from loket.gateway.endpoint import Api
 from loket.gateway.http import Gateway, make_server
+from loket.gateway.passwords import Passwords
+from loket.gateway.sessions import Sessions, Tokens
 from loket.home import Home, hold, write_private
 from loket.operations import Operations
+from loket.schemas import compile_check
+from loket.store.accounts import Accounts as AccountDatabase
 
 _BUSY_S = 20.0
 """Seconds to wait for a command that works on the home."""
 
 _PAUSE_S = 0.1
+
+IDLE_S = 10.0
+"""Seconds without a run after which an agent's lessons are looked through."""
 
 
 async def serve(home: Home, port: int, say: Callable[[str], None]) -> None:
@@ -32,22 +41,45 @@ async def serve(home: Home, port: int, say: Callable[[str], None]) -> None:
     with _listen(port) as listener:
         port = listener.getsockname()[1]
         say(f"Loket starts on http://127.0.0.1:{port} (home {home.root}) ...")
-        async with running(home) as system:
-            gateway = Gateway(Operations(system).perform, home.secret(home.token), lambda: True)
+        async with running(home, idle_s=IDLE_S) as system, api_of(home) as api:
+            gateway = Gateway(Operations(system).perform, home.secret(home.token), lambda: True, api)
             server = make_server(gateway, port)
             loop = asyncio.get_running_loop()
             for name in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(name, setattr, server, "should_exit", True)
+            code = await api.accounts.setup_code()
             write_private(home.server, json.dumps({"port": port, "pid": os.getpid()}).encode())
             warming = asyncio.create_task(_warm(system.llm))
             try:
                 say(f'Loket is ready: http://127.0.0.1:{port}\n  try: loket ask main "Hello"   (stop: Ctrl-C)')
+                if code is not None:
+                    say(_setup_line(port, code))
                 await server.serve(sockets=[listener])
             finally:
                 home.server.unlink(missing_ok=True)
                 warming.cancel()
                 await system.engine.drain()
     say("Loket has stopped.")
+
+
+@contextlib.asynccontextmanager
+async def api_of(home: Home) -> AsyncIterator[Api]:
+    """Account, sessions and tokens of a home, until the context ends. The home need not be held."""
+    store = await asyncio.to_thread(AccountDatabase, home.gateway)
+    try:
+        accounts = Accounts(store, Passwords(), time.time)
+        yield Api(accounts, Sessions(store, accounts, time.time), Tokens(store, time.time), compile_check)
+    finally:
+        store.close()
+
+
+def _setup_line(port: int, code: str) -> str:
+    """The code is for whoever makes the account through the API; it is shown here alone, and a start makes another."""
+    return (
+        "There is no owner's account yet, which browsers and programs need. Make it once:\n"
+        "  loket account create NAME\n"
+        f"  or: POST http://127.0.0.1:{port}/v1/setup with name, password and the code {code}"
+    )
 
 
 async def _wait_for(home: Home) -> None:
@@ -85,7 +117,7 @@ def _answers(port: int) -> bool:
 
 
 def _listen(port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio asks for it
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(("127.0.0.1", port))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loket.cli import show
+from loket.contracts import BadInput
 
 if TYPE_CHECKING:
     from loket.bench import Benchmark, Row
@@ -24,11 +25,23 @@ def bench(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Which rows; all if left out.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="Only list the rows and what they should reach.")] = False,
     json_: show.JsonFlag = False,
+    kills: Annotated[int | None, typer.Option(min=0, help="durability: times of kill -9 (500).")] = None,
+    losses: Annotated[int | None, typer.Option(min=0, help="durability: power losses (200).")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="durability: repeats the schedule of a seed.")] = None,
 ) -> None:
-    """Measure speed and memory, each beside a peer; everything on temporary homes, less than three minutes in all."""
-    from loket.bench import chosen
+    """Measure speed and memory, each beside a peer; everything on temporary homes, less than three minutes in all.
+
+    `loket bench durability` takes longer: it kills a server and takes the power, and then checks every promise.
+    """
+    from loket.bench import CAMPAIGN, chosen
 
     benchmarks = chosen(names or [])
+    if CAMPAIGN in benchmarks and not list_:
+        _alone(benchmarks)
+        _durability(kills, losses, seed, as_object=json_)
+        return
+    if (kills, losses, seed) != (None, None, None):
+        raise BadInput("bench.options", "--kills, --losses and --seed belong to one row", "loket bench durability")
     if list_:
         _list(benchmarks, as_object=json_)
         return
@@ -39,6 +52,37 @@ def bench(
     show.say("; ".join(f"{name} {value}" for name, value in machine.items() if value is not None))
     show.table(["row", "p50", "p99", "unit", "n", "target", "met"], _table(rows), "nothing was measured")
     show.say("Again, one by one: " + "; ".join(row.command for row in rows))
+
+
+def _alone(benchmarks: "tuple[Benchmark, ...]") -> None:
+    if len(benchmarks) > 1:
+        raise BadInput("bench.alone", "durability takes minutes and is run alone", "loket bench durability")
+
+
+def _durability(kills: int | None, losses: int | None, seed: int | None, *, as_object: bool) -> None:
+    """Run the campaign, say on stderr what is tried, and end with 1 where a promise was broken."""
+    from loket.bench import machine, working_place
+    from loket.bench.durability import KILLS, LOSSES, campaign, new_seed
+
+    with working_place() as place:
+        outcome = campaign(
+            place,
+            KILLS if kills is None else kills,
+            LOSSES if losses is None else losses,
+            new_seed() if seed is None else seed,
+            lambda line: print(line, file=sys.stderr, flush=True),  # noqa: T201 - what is tried
+        )
+        described = machine(place)
+    row = outcome.row()
+    if as_object:
+        show.as_json({"machine": described, "rows": [row.as_dict()], "violations": outcome.violations})
+    else:
+        show.table(["row", "p50", "p99", "unit", "n", "target", "met"], _table([row]), "nothing was tried")
+        for violation in outcome.violations:
+            show.say(f"! {violation}")
+        show.say(f"{'Repeat' if outcome.violations else 'Again'}: {outcome.command} ({outcome.seconds:g} s)")
+    if outcome.violations:
+        raise typer.Exit(show.FAILED)
 
 
 def _list(benchmarks: "tuple[Benchmark, ...]", *, as_object: bool) -> None:

@@ -141,7 +141,7 @@ def _history(home: Home) -> Iterator[None]:
     import readline
 
     home.prepare()
-    path = home.root / "chat_history"
+    path = home.chat_history
     with contextlib.suppress(OSError):
         readline.read_history_file(path)
     try:

@@ -1,1 +1,1 @@
-"""The gateway: the only door from outside. Loopback only; every request carries the home's token."""
+"""The gateway: the only door from outside. Loopback only; whoever asks is known by a session or a token."""

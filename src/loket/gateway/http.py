@@ -1,137 +1,117 @@
-"""The local server: `GET /healthz`, `POST /v1/operations/NAME` (JSON in, JSON lines out).
+"""The local server: the table of routes behind the checks of every request.
 
-What is refused, before anything else is looked at: a host that is not loopback (DNS rebinding), any request with an
-`Origin` (no page has business here yet), a missing or wrong token (compared in constant time), a body over 8 MiB.
+A request is checked (`checks.py`), its sender is known (`access.py`), its arguments fit the table (`endpoint.py`), and
+then it is an operation by name: beyond who is let in, nothing is decided here.
 """
 
-import asyncio
-import hmac
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeAlias
+import socket
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.routing import Route
 
-from loket.contracts import BadInput, Failed, LoketError, Refusal
+from loket.contracts import BadInput, Failed, LoketError
+from loket.gateway.access import Doorkeeper
+from loket.gateway.checks import HEAD_LIMIT, Checked
+from loket.gateway.endpoint import Api, Asked, CompileCheck, Decoder, Endpoint, Services
+from loket.gateway.errors import answer
+from loket.gateway.openapi import document
+from loket.gateway.protocol import TimedProtocol
+from loket.gateway.routes import ROUTES
+from loket.gateway.sse import Perform, Work
 
-BODY_LIMIT = 8 << 20
-"""Bytes of a request's body."""
-
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
-
-Perform: TypeAlias = Callable[[str, dict[str, Any], Callable[[dict[str, Any]], None]], Awaitable[Any]]
-"""Does an operation: name, arguments, and a taker of events."""
+_COMMANDS = ("health", "performOperation")
+"""The routes that need no more than an operation: those of the command line."""
 
 
 class Gateway:
-    """The server's application. `ready` says whether messages are accepted."""
+    """The server's application. `ready` says whether messages are accepted.
 
-    def __init__(self, perform: Perform, token: str, ready: Callable[[], bool]) -> None:
-        self._perform = perform
-        self._token = token.encode()
-        self._ready = ready
-        self.app = Starlette(
-            routes=[
-                Route("/healthz", self._health),
-                Route("/v1/operations/{name}", self._operation, methods=["POST"]),
-            ]
-        )
-
-    async def _health(self, request: Request) -> Response:
-        refused = _foreign(request)
-        if refused is not None:
-            return refused
-        ready = self._ready()
-        return JSONResponse({"status": "ok" if ready else "starting"}, 200 if ready else 503)
-
-    async def _operation(self, request: Request) -> Response:
-        refused = _foreign(request) or self._unauthorised(request)
-        if refused is not None:
-            return refused
-        try:
-            args = await _body(request)
-        except BadInput as error:
-            return _error(error, 400)
-        lines = _Lines(self._perform, request.path_params["name"], args)
-        return StreamingResponse(lines.stream(), media_type="application/x-ndjson")
-
-    def _unauthorised(self, request: Request) -> Response | None:
-        given = request.headers.get("authorization", "").encode()
-        if hmac.compare_digest(given, b"Bearer " + self._token):
-            return None
-        return _error(
-            Refusal(
-                "gateway.token",
-                "the request carries no valid token",
-                "send `Authorization: Bearer` with the contents of the file `token` in the home",
-                blame="owner",
-            ),
-            401,
-        )
-
-
-class _Lines:
-    """One operation as JSON lines: its events, then `result` or `error`.
-
-    The operation goes on when the reader leaves: what was accepted is answered.
+    Without `api` it serves the command line alone.
     """
 
-    def __init__(self, perform: Perform, name: str, args: dict[str, Any]) -> None:
-        self._queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        self._task = asyncio.create_task(self._run(perform, name, args))
-
-    async def _run(self, perform: Perform, name: str, args: dict[str, Any]) -> None:
-        try:
-            value = await perform(name, args, self._queue.put_nowait)
-            self._queue.put_nowait({"type": "result", "value": value})
-        except LoketError as error:
-            self._queue.put_nowait({"type": "error", **error.as_dict(), "run": error.run})
-        except Exception as error:  # noqa: BLE001 - the reader hears of a fault too
-            said = f"the server failed: {type(error).__name__}: {error}"
-            self._queue.put_nowait({"type": "error", **Failed("server.error", said, "look at its log").as_dict()})
-        finally:
-            self._queue.put_nowait(None)
-
-    async def stream(self) -> AsyncIterator[bytes]:
-        while (event := await self._queue.get()) is not None:
-            yield json.dumps(event, ensure_ascii=False).encode() + b"\n"
-        await self._task
-
-
-def _foreign(request: Request) -> Response | None:
-    host = request.headers.get("host", "")
-    name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-    if name not in _LOOPBACK:
-        return _error(Refusal("gateway.host", f"the host {host[:80]!r} is not this machine", "use 127.0.0.1"), 403)
-    if "origin" in request.headers:
-        return _error(
-            Refusal("gateway.origin", "requests from web pages are not accepted", "use the command line"), 403
+    def __init__(self, perform: Perform, token: str, ready: Callable[[], bool], api: Api | None = None) -> None:
+        self._streams: weakref.WeakSet[Work] = weakref.WeakSet()
+        self._document: dict[str, Any] | None = None
+        doorkeeper = Doorkeeper(token, api.sessions if api else None, api.tokens if api else None)
+        self._services = Services(perform, ready, doorkeeper, self._start, self._describe, api)
+        self._endpoints = tuple(route for route in ROUTES if api is not None or route.name in _COMMANDS)
+        check = api.compile_check if api is not None else _unchecked
+        app = Starlette(
+            routes=list(_routes(self._endpoints, self._services, check)),
+            exception_handlers={HTTPException: _no_route, Exception: _fault},
         )
-    return None
+        app.router.redirect_slashes = False
+        self.app = Checked(app)
+
+    def close(self) -> None:
+        """End all streams of events: the server stops, and their readers come again."""
+        for work in list(self._streams):
+            work.mailbox.close()
+
+    def _start(self, work: Work) -> Work:
+        self._streams.add(work)
+        return work
+
+    def _describe(self) -> dict[str, Any]:
+        if self._document is None:
+            self._document = document(self._endpoints)
+        return self._document
 
 
-async def _body(request: Request) -> dict[str, Any]:
-    data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > BODY_LIMIT:
-            raise BadInput("gateway.body", f"the body is larger than {BODY_LIMIT >> 20} MiB", "send less")
-    try:
-        value = json.loads(data or b"{}")
-        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair can be written nowhere
-    except (ValueError, RecursionError) as error:
-        raise BadInput("gateway.body", f"the body is no JSON: {error}", "send a JSON object") from None
-    if not isinstance(value, dict):
-        raise BadInput("gateway.body", "the body is no JSON object", 'send an object such as {"agent": "main"}')
-    return value
+def _unchecked(_schema: Any) -> Callable[[Any], str | None]:
+    """For the routes of the command line: operations check their arguments themselves."""
+    return lambda _value: None
 
 
-def _error(error: LoketError, status: int) -> Response:
-    return JSONResponse({"error": error.as_dict()}, status)
+def _routes(endpoints: Iterable[Endpoint], services: Services, check: CompileCheck) -> Iterable[Route]:
+    """One route a path, so that a wrong method is answered with all that there are."""
+    paths: dict[str, dict[str, tuple[Endpoint, Decoder]]] = {}
+    for endpoint in endpoints:
+        paths.setdefault(endpoint.path, {})[endpoint.method] = (endpoint, Decoder(endpoint, check))
+    for path, methods in paths.items():
+        route = Route(path, _served(methods, services), methods=list(methods))
+        route.methods = set(methods)  # without HEAD: an answer that is a stream would not end
+        yield route
+
+
+def _served(methods: dict[str, tuple[Endpoint, Decoder]], services: Services) -> Callable[[Request], Any]:
+    async def serve(request: Request) -> Response:
+        endpoint, decoder = methods[request.method]
+        try:
+            visitor = await services.doorkeeper.admit(request, endpoint.access)
+            params, body = await decoder.read(request)
+            return await endpoint.does(services, Asked(request, visitor, params, body))
+        except LoketError as error:
+            return answer(error)
+        except ClientDisconnect:
+            return Response(status_code=408)  # nobody reads it
+
+    return serve
+
+
+def _no_route(request: Request, error: Exception) -> Response:
+    """404 and 405."""
+    status = error.status_code if isinstance(error, HTTPException) else 404
+    headers = error.headers if isinstance(error, HTTPException) else None
+    path = request.url.path[:200]
+    said = {
+        404: BadInput("gateway.path", f"there is nothing at {path}", "GET /openapi.json lists what there is"),
+        405: BadInput("gateway.method", f"{path} does not take {request.method[:20]}", "see the header `Allow`"),
+    }
+    return answer(said.get(status, said[404]), status, headers)
+
+
+def _fault(_request: Request, error: Exception) -> Response:
+    return answer(
+        Failed("server.error", f"the server failed: {type(error).__name__}", "look at its log", blame="machine")
+    )
 
 
 def make_server(gateway: Gateway, port: int) -> uvicorn.Server:
@@ -140,11 +120,26 @@ def make_server(gateway: Gateway, port: int) -> uvicorn.Server:
         gateway.app,
         host="127.0.0.1",
         port=port,
+        http=TimedProtocol,
         log_level="warning",
         access_log=False,
         lifespan="off",
         ws="none",
         timeout_graceful_shutdown=5,
         server_header=False,
+        proxy_headers=False,
+        h11_max_incomplete_event_size=HEAD_LIMIT,
     )
-    return uvicorn.Server(config)
+    return _Server(config, gateway)
+
+
+class _Server(uvicorn.Server):
+    """Ends what would keep it from stopping: streams of events may go on for days."""
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._gateway.close()
+        await super().shutdown(sockets)
