@@ -152,8 +152,9 @@ def whole_sentences(text: str) -> str:
 
 
 @operation
-def measure(n: int) -> dict[str, int]:
-    """Read one key `n` times: what a call costs, for `loket bench`. Answers `n`."""
+def measure(n: int, capability: str = "kv.get", arguments: dict[str, Any] | None = None) -> dict[str, int]:
+    """Ask for the same thing `n` times: what a call costs, for `loket bench`. Answers `n`."""
+    given = arguments or {"key": "measure"}
     for _ in range(n):
-        call("kv.get", key="measure")
+        call(capability, **given)
     return {"n": n}

@@ -5,7 +5,7 @@ import contextlib
 import datetime as dt
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,13 +166,18 @@ class Loket:
             self.journal,
             (self.brain, values, files, messages),
             self.engine.unfinished,
-            purge=self.proposals.purge,
+            purge=self._purge,
         )
         self.replayer = Replayer(self.counter, self.journal, self.load, request_of)
         self._packages: dict[str, tuple[ModuleRef, Package]] = {}
         self.unreadable: dict[str, LoketError] = {}
         """Installed modules whose folder cannot be read, and why; the others go on."""
         self._messages: dict[tuple[str, str], asyncio.Future[str]] = {}
+
+    def _purge(self, runs: Collection[str]) -> None:
+        """Erase what hangs on runs outside the stores of the capabilities: what was typed is not kept by run."""
+        self.proposals.purge(runs)
+        self.home.chat_history.unlink(missing_ok=True)
 
     def _ended(self, run: RunState, ending: Ending) -> None:
         """A run has ended and its answer was given: what went wrong in it becomes a lesson."""

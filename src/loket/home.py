@@ -77,6 +77,10 @@ class Home:
         return self.root / "config.toml"
 
     @property
+    def chat_history(self) -> Path:
+        return self.root / "chat_history"
+
+    @property
     def token(self) -> Path:
         return self.root / "token"
 

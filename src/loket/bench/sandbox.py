@@ -59,7 +59,7 @@ async def _counter_call(place: Place, n: int) -> Taken:
     counted: list[float] = []
     whole: list[float] = []
     floor: list[float] = []
-    async with system_at(place.home("counter-call"), InstantModel(lambda _: "ok"), 1, now=_steady()) as (system, names):
+    async with system_at(place.home("counter-call"), InstantModel(lambda _: "ok"), 1, now=steady()) as (system, names):
         system.allow(names[0], "kv.get", {})
         await system.direct(names[0], "kv.set", {"key": "measure", "value": _VALUE})
         guest = system.load(system.module(names[0])[0])
@@ -76,7 +76,7 @@ async def _counter_call(place: Place, n: int) -> Taken:
     return Taken(counted, peers, n=len(counted) * BATCH)
 
 
-def _steady() -> Callable[[], float]:
+def steady() -> Callable[[], float]:
     """A clock for the journal: seconds since the epoch that nobody sets back or forth meanwhile."""
     began = time.time() - time.perf_counter()
     return lambda: began + time.perf_counter()

@@ -36,40 +36,40 @@ def ask(place: Place, n: int) -> Taken:
     home = place.home("ask")
     with ModelServer((Reply("Noted."),), models=("instant",)) as model:
         home.config.write_text(_CONFIG.format(url=model.url), encoding="utf-8")
-        environment = _environment(place, home)
-        with _server(home, environment) as port:
-            _ask(environment, "Hello")
+        given = environment(place, home)
+        with serving(home, given) as (_process, port):
+            _ask(given, "Hello")
             texts = words.messages(n)
-            commands = [_ask(environment, text) for text in texts]
+            commands = [_ask(given, text) for text in texts]
             requests = [_timed(home, port, text) for text in texts]
     peers = (
-        Peer("python -c pass", "s", [_run([sys.executable, "-c", "pass"], environment) for _ in range(n)]),
+        Peer("python -c pass", "s", [_run([sys.executable, "-c", "pass"], given) for _ in range(n)]),
         Peer("the same server and model without the process: one HTTP request", "s", requests),
     )
     return Taken(commands, peers)
 
 
-def _environment(place: Place, home: Home) -> dict[str, str]:
+def environment(place: Place, home: Home) -> dict[str, str]:
     """What the processes see: the home, a free port, and a cache of bytecode, which an installed command has too."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     cache = str(place.root / "bytecode")
     return {**kept, "LOKET_HOME": str(home.root), "LOKET_PORT": "0", "PYTHONPYCACHEPREFIX": cache}
 
 
-def _loket() -> list[str]:
+def loket() -> list[str]:
     """The command that is installed beside this Python, or the module where there is none."""
     script = Path(sys.executable).with_name("loket")
     return [str(script)] if script.is_file() else [sys.executable, "-m", "loket.cli.main"]
 
 
 @contextlib.contextmanager
-def _server(home: Home, environment: Mapping[str, str]) -> Iterator[int]:
-    """`loket up` on a free port, which is given, until the context ends."""
+def serving(home: Home, environment: Mapping[str, str]) -> "Iterator[tuple[subprocess.Popen[bytes], int]]":
+    """`loket up` on a free port until the context ends: its process, and the port."""
     log = home.root / "server.log"
     with log.open("wb") as output:
-        process = subprocess.Popen([*_loket(), "up"], env=environment, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen([*loket(), "up"], env=environment, stdout=output, stderr=subprocess.STDOUT)
     try:
-        yield _port(process, home, log)
+        yield process, _port(process, home, log)
     finally:
         process.terminate()
         try:
@@ -85,12 +85,12 @@ def _port(process: "subprocess.Popen[bytes]", home: Home, log: Path) -> int:
         said = home.running()
         if said is not None:
             return int(said["port"])
-        time.sleep(0.05)
+        time.sleep(0.005)
     raise Failed("bench.server", f"`loket up` did not start: {log.read_text(errors='replace')[-500:]}")
 
 
 def _ask(environment: Mapping[str, str], text: str) -> float:
-    return _run([*_loket(), "ask", "main", text], environment)
+    return _run([*loket(), "ask", "main", text], environment)
 
 
 def _run(command: list[str], environment: Mapping[str, str]) -> float:

@@ -112,11 +112,11 @@ async def _serving(system: Loket, home: Home) -> AsyncIterator[int]:
             await serving
 
 
-def ask_over_http(home: Home, port: int, text: str) -> None:
+def ask_over_http(home: Home, port: int, text: str, agent: str = "main") -> None:
     """One message through the endpoint that the command line uses. Raises `Failed` where it is not answered."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
-        body = json.dumps({"agent": "main", "text": text, "conversation": "http"}).encode()
+        body = json.dumps({"agent": agent, "text": text, "conversation": "http"}).encode()
         headers = {"Authorization": f"Bearer {home.secret(home.token)}", "Content-Type": "application/json"}
         connection.request("POST", "/v1/operations/ask", body, headers)
         last = json.loads(connection.getresponse().read().splitlines()[-1])
