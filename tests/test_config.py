@@ -19,6 +19,7 @@ def test_settings_are_decoded_into_types(tmp_path: Path) -> None:
         tmp_path, "[vault]\nkeyring = true\n[brains]\nencrypted = true\n[limits]\nmoney_per_day = 2\nopen_brains = 8\n"
     )
     assert load_config(path) == Config(money_per_day=2, open_brains=8, vault_keyring=True, brains_encrypted=True)
+    assert load_config(settings(tmp_path, '[retention]\nmain = 365\n"*" = 90')).retention == {"main": 365, "*": 90}
     assert load_config(tmp_path / "none.toml") == Config(vault_keyring=False, brains_encrypted=False)
 
 
@@ -32,6 +33,7 @@ def test_settings_are_decoded_into_types(tmp_path: Path) -> None:
         ("[limits]\nopen_brains = 1.5", "whole number"),
         ("[vault]\nkeyrings = true", "unknown setting vault.keyrings"),
         ("vault = true", "vault must be a table"),
+        ("[retention]\nmain = 0", "retention.main in .* is 0, and a whole number of days of at least 1"),
         ("[vault", "cannot be read"),
     ],
 )

@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from loket.contracts import Answer, BadInput, Call, Handler, RowKind
 from loket.home import Home
 from loket.kernel.journal import ERASED, Journal
 from loket.operations import Operations
+from loket.retention import Retention
 from loket.testing.models import InstantModel
 
 
@@ -201,6 +203,7 @@ import asyncio, os, signal, sys
 from pathlib import Path
 from loket.app import running
 from loket.home import Home
+from loket.retention import Retention
 from loket.testing.models import InstantModel
 
 async def go(root, run, step):
@@ -281,6 +284,36 @@ def test_the_command_shows_what_it_takes_and_asks_before_it_does(tmp_path: Path)
     assert erased["things"] == 1
     assert loket(root, "runs", "verify", "--json")["erased"] == 1
     assert hits(root, "Bergamotvv") == []
+
+
+def test_retention_erases_what_is_older_than_its_agents_days(tmp_path: Path) -> None:
+    """An agent's own days count, else those of all others; younger runs, and agents without days, stay."""
+    root = prepare(tmp_path / "home")
+
+    async def go() -> None:
+        clock = [time.time() - 10 * 86_400]
+        async with running(Home(root), llm=InstantModel(repeat), now=lambda: clock[0]) as system:
+            old = await say(system, "The old word is Marigoldyy")
+            clock[0] += 8 * 86_400
+            young = await say(system, "The young word is Cornflower")
+            kept = Retention(system.database, system.eraser, {"other": 1}, system.now)
+            assert kept.apply() == 0
+            retention = Retention(system.database, system.eraser, {"*": 1, "main": 5}, system.now)
+            assert retention.due() == [old]
+            assert retention.apply() == 1
+            assert (await perform(system, "runs.show", run=young))["erased"] is False
+            assert (await perform(system, "runs.verify"))["ok"]
+            keeping = asyncio.create_task(retention.keep(0.01))
+            clock[0] += 8 * 86_400
+            for _ in range(1_000):
+                if not retention.due():
+                    break
+                await asyncio.sleep(0.01)
+            keeping.cancel()
+            assert (await perform(system, "runs.show", run=young))["erased"] is True
+        assert hits(root, "Marigoldyy") == []
+
+    asyncio.run(go())
 
 
 CHOICES: list[tuple[list[str], str]] = [

@@ -37,7 +37,9 @@ RULES = {
     "kernel": _rule("promises are kept by code that can be read in one sitting, without any library", "contracts"),
     "policy": _rule("a pure function: request and facts in, decision out", "contracts"),
     "sandbox": _rule("the one place where the engine can be exchanged", "contracts", "wasmtime"),
-    "store": _rule("the one place where files of databases are opened, and encrypted", "contracts", "apsw cryptography"),
+    "store": _rule(
+        "the one place where files of databases are opened, and encrypted", "contracts", "apsw cryptography"
+    ),
     "delegation": _rule(
         "agents that work for each other, over engine, database and grants; wired by app", "contracts kernel store"
     ),
@@ -51,6 +53,7 @@ RULES = {
         "apsw",
     ),
     "erasure": _rule("follows what was said through journal and stores", "contracts kernel store"),
+    "retention": _rule("old runs are erased by the owner's settings", "contracts erasure store"),
     "lessons": _rule(
         "errors of runs become memories, through the counter; what they propose is kept in a file of its own",
         "contracts kernel lesson_words store",
@@ -94,15 +97,15 @@ RULES = {
     "operations": _rule("what an owner can do, for every door", "__init__ app backup contracts doctor models packages"),
     "server": _rule(
         "the composition of what `loket up` starts: a system, its operations, and the gateway in front of them",
-        "app contracts gateway home operations schemas store",
+        "app contracts gateway home operations retention schemas store",
     ),
     "documents": _rule("documents that are derived from code", "config contracts"),
     "evaluation": _rule("measures the brain as it is, without a kernel around it", "contracts providers store"),
     "bench": _rule(
-        "measures every part as it is, and plain SQLite beside it",
-        "__init__ app config contracts gateway home kernel operations packages policy providers sandbox schemas store"
-        " testing",
-        "apsw",
+        "measures every part as it is, and plain SQLite and tools of the usual kinds beside it",
+        "__init__ app config contracts delegation gateway home kernel operations packages policy providers sandbox"
+        " schemas store testing",
+        "apsw httpx2 mcp",
     ),
 }
 
@@ -117,7 +120,9 @@ FAMILIES = {
         "endpoints through the client (and the errors of its transport), the embedded model in a worker",
         libraries="openai httpx2 xllamacpp",
     ),
-    "vault": _rule("secrets are an encrypted file; its key is a file or in the keyring", libraries="cryptography keyring"),
+    "vault": _rule(
+        "secrets are an encrypted file; its key is a file or in the keyring", libraries="cryptography keyring"
+    ),
 }
 """The files of `providers`, by the beginning of their names: families never import each other."""
 

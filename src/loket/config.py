@@ -44,7 +44,11 @@ _BY_KEY = {setting.key: setting for setting in SETTINGS}
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The decoded settings. `models` is the table of that name, read by the model provider."""
+    """The decoded settings.
+
+    `models` is the table of that name, read by the model provider; `retention` says by agent (`*`: all others) after
+    how many days what was said is erased.
+    """
 
     port: int = DEFAULT_PORT
     workers: int = 4
@@ -54,6 +58,7 @@ class Config:
     vault_keyring: bool = False
     brains_encrypted: bool = False
     models: Mapping[str, Any] = field(default_factory=dict)
+    retention: Mapping[str, int] = field(default_factory=dict)
 
 
 def load_config(path: Path) -> Config:
@@ -69,6 +74,9 @@ def load_config(path: Path) -> Config:
         if section == "models":
             values["models"] = _table(content, section)
             continue
+        if section == "retention":
+            values["retention"] = _retention(_table(content, section), path)
+            continue
         for name, value in _table(content, section).items():
             setting = _known(f"{section}.{name}", path)
             values[setting.name] = _checked(setting, value, path)
@@ -81,11 +89,26 @@ def _table(content: Any, section: str) -> Mapping[str, Any]:
     return content
 
 
+def _retention(content: Mapping[str, Any], path: Path) -> dict[str, int]:
+    for agent, days in content.items():
+        if not isinstance(days, int) or isinstance(days, bool) or days < 1:
+            raise BadInput(
+                "config.type",
+                f"retention.{agent} in {path} is {days!r}, and a whole number of days of at least 1 is needed",
+                f"{agent} = 90",
+            )
+    return dict(content)
+
+
 def _known(key: str, path: Path) -> Setting:
     if key in _BY_KEY:
         return _BY_KEY[key]
     near = difflib.get_close_matches(key, _BY_KEY, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"settings are {', '.join(_BY_KEY)} and the table [models]"
+    hint = (
+        f"did you mean {near[0]}?"
+        if near
+        else f"settings are {', '.join(_BY_KEY)} and the tables [models] and [retention]"
+    )
     raise BadInput("config.unknown", f"{path} has an unknown setting {key}", hint)
 
 

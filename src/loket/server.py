@@ -19,6 +19,7 @@ from loket.gateway.passwords import Passwords
 from loket.gateway.sessions import Sessions, Tokens
 from loket.home import Home, hold, write_private
 from loket.operations import Operations
+from loket.retention import Retention
 from loket.schemas import compile_check
 from loket.store.accounts import Accounts as AccountDatabase
 
@@ -50,6 +51,8 @@ async def serve(home: Home, port: int, say: Callable[[str], None]) -> None:
             code = await api.accounts.setup_code()
             write_private(home.server, json.dumps({"port": port, "pid": os.getpid()}).encode())
             warming = asyncio.create_task(_warm(system.llm))
+            retention = Retention(system.database, system.eraser, system.config.retention, system.now)
+            retaining = asyncio.create_task(retention.keep(failed=say))
             try:
                 say(f'Loket is ready: http://127.0.0.1:{port}\n  try: loket ask main "Hello"   (stop: Ctrl-C)')
                 if code is not None:
@@ -58,6 +61,7 @@ async def serve(home: Home, port: int, say: Callable[[str], None]) -> None:
             finally:
                 home.server.unlink(missing_ok=True)
                 warming.cancel()
+                retaining.cancel()
                 await system.engine.drain()
     say("Loket has stopped.")
 
