@@ -4,6 +4,7 @@ import datetime as dt
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import apsw
@@ -99,7 +100,7 @@ def public(row: Mapping[str, Any], score: float) -> dict[str, Any]:
         "score": score,
         "source": row["source"],
         "run": row["run"],
-        "labels": json.loads(row["labels"]),
+        "labels": list(_labels(row["labels"])),
         "created": timestamp(row["created"]),
         "happened": timestamp(row["happened"]),
         "replaced_by": row["replaced_by"],
@@ -112,6 +113,13 @@ def folded(text: str | None) -> str | None:
     return (fold(text) or None) if text else None
 
 
+@lru_cache(4096)
+def _labels(text: str) -> tuple[str, ...]:
+    """The labels in a row; many rows have the same."""
+    return tuple(json.loads(text))
+
+
+@lru_cache(8192)
 def timestamp(seconds: float) -> str:
     """Seconds since 1970 UTC in the form of RFC 3339, to the microsecond: `2026-11-21T06:31:00.250000Z`."""
     moment = dt.datetime.fromtimestamp(seconds, dt.UTC)
