@@ -49,10 +49,7 @@ def _section(capability: Capability) -> str:
         f"when uncertain: `{capability.on_uncertain.value}`",
         f"limits: {capability.timeout_s:g} s, arguments {capability.args_kb} KiB, answer {capability.answer_kb} KiB",
     ]
-    facts.extend(
-        _narrowed(constraint)
-        for constraint in capability.constraints
-    )
+    facts.extend(_narrowed(constraint) for constraint in capability.constraints)
     if capability.waits:
         facts.append("waits: the module is suspended meanwhile")
     if capability.side:

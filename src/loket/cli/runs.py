@@ -1,6 +1,6 @@
 """`loket runs`: what was done, and the proof of it."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,11 +25,15 @@ def list_(
         show.as_json(result)
         return
     rows = [
-        [r["id"], show.when(r["accepted"]), r["agent"], r["status"], r["calls"], r["tokens"], r["operation"]]
+        [r["id"], show.when(r["accepted"]), r["agent"], _status(r), r["calls"], r["tokens"], r["operation"]]
         for r in result["runs"]
     ]
     columns = ["run", "accepted", "agent", "status", "calls", "tokens", "operation"]
     show.table(columns, rows, "no runs yet", whole=("run", "status"), spare=("tokens", "calls", "operation"))
+
+
+def _status(run: dict[str, Any]) -> str:
+    return f"{run['status']}, erased" if run["erased"] else str(run["status"])
 
 
 @app.command("show", epilog="Example: loket runs show 1hx7 --full")
@@ -67,7 +71,8 @@ def verify(
     if json_:
         show.as_json(result)
     else:
-        show.say(f"verified {result['verified']}, failed {result['failed']}")
+        erased = f", erased {result['erased']}" if result["erased"] else ""
+        show.say(f"verified {result['verified']}, failed {result['failed']}{erased}")
         for failure in result["failures"]:
             show.say(f"  {failure['run']}: {failure['reason']}")
         for fault in result["journal"]["faults"]:

@@ -178,9 +178,7 @@ TOOLS: tuple[Capability, ...] = (
         summary="Publish a message on a topic; each agent that subscribes to it gets it as a run of its own",
         effect=Effect.MODIFY,
         arguments=closed({"topic": TOPIC, "text": TEXT}, "topic", "text"),
-        answer=closed(
-            {"delivered": {"type": "array", "items": AGENT, "description": "who got it"}}, "delivered"
-        ),
+        answer=closed({"delivered": {"type": "array", "items": AGENT, "description": "who got it"}}, "delivered"),
         critical=("topic",),
         constraints=(Constraint("topics", "topic"),),
         on_uncertain=OnUncertain.DEDUPE,

@@ -74,7 +74,6 @@ MIGRATIONS = (
     ALTER TABLE runs ADD COLUMN slot INTEGER;
     ALTER TABLE runs ADD COLUMN who BLOB;
     ALTER TABLE runs ADD COLUMN outcome BLOB;
-    CREATE INDEX runs_slot ON runs (slot);
     CREATE INDEX runs_parent ON runs (parent) WHERE parent IS NOT NULL;
     -- Runs whose erasure the journal has noted and that is not done everywhere yet.
     CREATE TABLE erasing (run TEXT PRIMARY KEY) STRICT;
