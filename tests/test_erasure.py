@@ -329,3 +329,23 @@ def test_what_cannot_be_meant_is_named(tmp_path: Path, words: list[str], said: s
     """Wrong input names what is wrong and changes nothing."""
     root = prepare(tmp_path / "home")
     assert said in loket(root, "erase", *words, "--yes", code=2)
+
+
+def test_a_key_that_was_put_back_does_not_verify(tmp_path: Path) -> None:
+    """An old file of keys in the place of the newer one brings an erased run back, and `verify` says so."""
+    root = prepare(tmp_path / "home")
+
+    async def go() -> None:
+        async with system_on(root) as system:
+            run = await say(system, "The harbour is called Tamariskuu")
+        old = (root / "keys.db").read_bytes()
+        async with system_on(root) as system:
+            await perform(system, "erase", runs=[run])
+            assert (await perform(system, "runs.verify"))["ok"]
+        (root / "keys.db").write_bytes(old)
+        async with system_on(root) as system:
+            verified = await perform(system, "runs.verify")
+        assert not verified["ok"]
+        assert "its key was put back" in verified["journal"]["faults"][0]["reason"]
+
+    asyncio.run(go())

@@ -199,9 +199,30 @@ class Delegation:
         sender = unfinished[call.run].request
         _refuse_deeper(sender)
         _refuse_flood(sender, unfinished)
+        ref = replace(ref, limits=await self._share(ref.limits, sender, unfinished))
         labels = join_labels(call.labels, (f"agent:{call.agent}",))
         request = self._request(sender, call, run, ref, place, args, labels)
         await self._engine.submit(request, awaited=False)
+
+    async def _share(self, own: Limits, sender: RunRequest, unfinished: Mapping[str, RunState]) -> Limits:
+        """A module's own limits, each at most a fair share of what is left of those of the run that began it all.
+
+        Raises `Refusal` (`limit.messages`) where nothing is left: messages that lead to messages end there.
+        """
+        family = [state for state in unfinished.values() if state.request.root == sender.root]
+        first, tokens, money = await asyncio.to_thread(self._database.used_by_root, sender.root)
+        given = next((_limits_of(state.request) for state in family if state.request.id == sender.root), first)
+        tokens += sum(state.spent.tokens - state.spent.others_tokens + state.spent.held_tokens for state in family)
+        money += sum(state.spent.money - state.spent.others_money for state in family)
+        if tokens >= given.tokens or money >= given.money:
+            raise Refusal(
+                "limit.messages",
+                f"the runs that came of run {sender.root} have used its {given.tokens:,} tokens, or its money",
+                'send fewer messages, or raise tokens under [limits] in the first agent\'s "loket.toml"',
+            )
+        share = 1 + len(family)
+        limits = replace(own, tokens=min(own.tokens, int(given.tokens - tokens) // share))
+        return replace(limits, money=min(own.money, (given.money - money) / share))
 
     # Both
 

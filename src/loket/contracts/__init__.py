@@ -15,6 +15,7 @@ from loket.contracts.errors import (
     LoketError,
     Refusal,
     RunEnded,
+    command,
     from_dict,
 )
 from loket.contracts.hosts import host_granted, host_names
@@ -114,6 +115,7 @@ __all__ = [
     "Topics",
     "Usage",
     "Verdict",
+    "command",
     "from_dict",
     "host_granted",
     "host_names",

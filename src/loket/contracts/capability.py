@@ -98,6 +98,12 @@ class Capability:
     side: bool = False
     examples: tuple[Mapping[str, Any], ...] = field(default=())
 
+    def widened(self, held: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+        """The constraints of a grant with more texts. What it does not narrow yet it goes on allowing altogether."""
+        narrowing = {c.name for c in self.constraints if not c.required and c.match is not Match.PROVIDER}
+        fresh = {name: texts for name, texts in more.items() if name in held or name not in narrowing}
+        return {**held, **{name: list(dict.fromkeys([*held.get(name, []), *texts])) for name, texts in fresh.items()}}
+
     @property
     def family(self) -> str:
         """The part before the first dot: `brain` of `brain.search`."""

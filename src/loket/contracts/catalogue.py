@@ -170,7 +170,13 @@ STOCK: tuple[Capability, ...] = (
         effect=Effect.PRIVATE,
         arguments=closed(
             {
-                "after": {"type": "integer", "minimum": 0, "default": 0, "description": "go on after this id"},
+                "after": {
+                    "type": "integer",
+                    "minimum": 0,
+                    "maximum": 2**53,
+                    "default": 0,
+                    "description": "go on after this id",
+                },
                 "limit": {"type": "integer", "minimum": 1, "maximum": 500, "default": 200},
             }
         ),

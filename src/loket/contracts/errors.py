@@ -7,6 +7,7 @@
 * `Damaged`: stored state is not what was written; restore it.
 """
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -92,6 +93,21 @@ class Damaged(LoketError):
 _BRANCHES: Mapping[str, type[LoketError]] = {
     branch.kind: branch for branch in (Refusal, Failed, RunEnded, BadInput, Damaged)
 }
+
+
+_LONGEST_WORD = 200
+"""Characters of a word that is put into a command; a longer one is nothing that a person would look over."""
+
+
+def command(*words: str) -> str | None:
+    """A line `loket ...` for an owner to copy into a shell, each word quoted as it needs.
+
+    Words come from modules too: with a `;` in one, a line that is not quoted would run whatever follows. None where a
+    word is longer than 200 characters or cannot be printed, as nobody would see what the line does.
+    """
+    if not all(len(word) <= _LONGEST_WORD and word.isprintable() for word in words):
+        return None
+    return shlex.join(("loket", *words))
 
 
 def from_dict(value: Mapping[str, Any]) -> LoketError:

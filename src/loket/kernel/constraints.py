@@ -5,7 +5,7 @@ In the kernel because a constraint that nobody enforces would be a grant without
 
 from collections.abc import Mapping
 
-from loket.contracts import BadInput, Capability, Constraint, Json, Match, Refusal, host_granted, host_names
+from loket.contracts import BadInput, Capability, Constraint, Json, Match, Refusal, command, host_granted, host_names
 
 
 def check_constraints(capability: Capability, constraints: Mapping[str, Json], *, by_owner: bool = True) -> None:
@@ -22,13 +22,6 @@ def check_constraints(capability: Capability, constraints: Mapping[str, Json], *
             raise BadInput(
                 "grant.constraint", f"the constraint {name} of {capability.id} must list texts", f'{name} = ["visit/"]'
             )
-
-
-def widened(capability: Capability, held: Mapping[str, Json], more: Mapping[str, Json]) -> dict[str, Json]:
-    """The constraints of a grant with more texts. What it does not narrow yet it goes on allowing altogether."""
-    narrowing = {rule.name for rule in capability.constraints if not rule.required and rule.match is not Match.PROVIDER}
-    fresh = {name: texts for name, texts in more.items() if name in held or name not in narrowing}
-    return {**held, **{name: list(dict.fromkeys([*held.get(name, []), *texts])) for name, texts in fresh.items()}}
 
 
 def keep(capability: Capability, module: str, constraints: Mapping[str, Json], args: Mapping[str, Json]) -> None:
@@ -48,7 +41,7 @@ def keep(capability: Capability, module: str, constraints: Mapping[str, Json], a
         raise Refusal(
             "grant.constraint",
             f"{argument} is {str(wanted)[:200]!r}, and the grant of {module} for {capability.id} {allowed}",
-            f"loket grants allow {module} {capability.id} --add {name}={str(wanted)[:200]}",
+            command("grants", "allow", module, capability.id, "--add", f"{name}={wanted}"),
             blame="owner",
         )
 

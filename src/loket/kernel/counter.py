@@ -121,8 +121,8 @@ class Counter:
             raise Failed("kernel.pending", f"run {run.request.id} waits for nothing that can be performed")
         try:
             outcome = await self._perform_waiting(pending)
-        except asyncio.CancelledError:
-            self._quotas.settle(pending.reservation, Usage())
+        except asyncio.CancelledError:  # what a model was asked for may have been used
+            self._quotas.settle(pending.reservation, Usage(pending.reservation.tokens))
             raise
         try:
             self._settle(run, pending, outcome)
@@ -161,7 +161,7 @@ class Counter:
         if wrong is not None:
             raise Refusal("arguments.invalid", f"{capability}: {wrong}", f"loket caps {capability} shows its arguments")
         grant = self._grant(run, capability)
-        if grant is not None and entry.capability.constraints:
+        if grant is not None and (grant.constraints or entry.capability.constraints):
             keep(entry.capability, grant.module, grant.constraints, decoded)
         labels = self._labeller.of_args(decoded, run.exposed)
         decision = self._decide(Question(run.request.principal, run.request, entry.capability, decoded, labels))

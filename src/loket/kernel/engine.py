@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 from loket.contracts import (
     Ending,
@@ -89,6 +89,7 @@ class Engine:
         """Seconds that a capability's waits took lately (moving average)."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = False
+        self._parked: set[asyncio.Task[None]] = set()
 
     async def submit(self, request: RunRequest, message: str | None = None, *, awaited: bool = True) -> str:
         """Accept a run: it is on the disk when this returns, and will be answered exactly once. Its id.
@@ -103,16 +104,23 @@ class Engine:
                 f"runs that ask for each other may be {limits.depth} deep",
                 'ask less deeply, or raise depth under [limits] in "loket.toml"',
             )
+        self._refuse_closing()
         active = self._begin(request, os.urandom(sides.SEED))
         try:
             self._order(active, awaited=awaited)
             await self._on_writer(self._record_start, active.run, message)
+            self._refuse_closing()
         except BaseException:
             active.ended.cancel()  # whoever queued behind it goes on
             self._forget(active)
             raise
         self._start(active)
         return request.id
+
+    def _refuse_closing(self) -> None:
+        """Raises `CancelledError` while it closes: an error would be an answer, and this is left to the next start."""
+        if self._closing:
+            raise asyncio.CancelledError
 
     def resume(self, runs: Iterable[tuple[RunRequest, bytes]]) -> int:
         """Go on with unfinished runs (request and seed), in the order in which they were accepted; their number."""
@@ -193,6 +201,7 @@ class Engine:
         """Leave unfinished runs to the next start; nothing is lost."""
         self._closing = True
         tasks = [active.task for active in self._active.values() if active.task is not None]
+        tasks += self._parked
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -281,6 +290,9 @@ class Engine:
         except LoketError as error:
             ending = await self._give_up(run, error)
         except Exception as error:  # noqa: BLE001 - a fault of the kernel ends one run, and says so
+            if self._closing:  # its pools are gone: the next start goes on with the run
+                active.ended.cancel()
+                return
             ending = await self._give_up(run, fault(error))
         finally:
             self._forget(active)
@@ -333,6 +345,16 @@ class Engine:
         took = time.perf_counter() - started
         self._latency[name] = 0.7 * self._latency.get(name, took) + 0.3 * took
 
+    async def _finish_parked(self, run: RunState) -> None:
+        """As `_finish_call`, in a task of its own, which a close cancels with the run's."""
+        self._refuse_closing()
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        self._parked.add(task)
+        try:
+            await self._finish_call(run)
+        finally:
+            self._parked.discard(task)
+
     def _park(self, run: RunState) -> str:
         """On a run's own thread: wait a moment for a call that is likely to be quick, and keep the instance for it.
 
@@ -344,7 +366,7 @@ class Engine:
         name = pending.capability.id
         if self._latency.get(name, 0.0) >= PARK_S:
             raise Suspended
-        run.finishing = asyncio.run_coroutine_threadsafe(self._finish_call(run), loop)
+        run.finishing = asyncio.run_coroutine_threadsafe(self._finish_parked(run), loop)
         try:
             run.finishing.result(PARK_S)
         except (TimeoutError, CancelledError):  # it is slow, or the engine closes

@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,19 +144,25 @@ class Journal:
             self.sync()
         return self._store.rows(run)
 
-    def check(self, progress: Callable[[int], None] | None = None) -> list[Fault]:
-        """Read the whole journal and compare every row with its hash, its commitment and the seal."""
+    def check(self, progress: Callable[[int], None] | None = None, erasing: Collection[str] = ()) -> list[Fault]:
+        """Read the whole journal and compare every row with its hash, its commitment and the seal.
+
+        `erasing` are runs whose erasure is not done yet: they can still be read.
+        """
         faults: list[Fault] = []
         prev, seq = GENESIS, 0
         gone: dict[str, int] = {}
+        read: dict[str, int] = {}
+        began = self._seq
         for row in self.rows():
             faults.extend(_faults_of(row, prev, seq + 1))
             prev, seq = row.hash, row.seq
-            if row.erased:
-                gone.setdefault(row.run, row.seq)
-            elif row.kind is RowKind.NOTE and row.meta.get("what") == ERASED:
+            (gone if row.erased else read).setdefault(row.run, row.seq)
+            if row.kind is RowKind.NOTE and row.meta.get("what") == ERASED:
                 for run in row.meta["runs"]:
                     gone.pop(run, None)
+                    if run in read and run not in erasing and row.seq <= began:
+                        faults.append(Fault(read[run], run, "it was erased, and can be read: its key was put back"))
             if progress is not None and seq % 1000 == 0:
                 progress(seq)
         head = self._store.head() or (0, GENESIS, self._seal(0, GENESIS))

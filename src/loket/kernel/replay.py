@@ -4,7 +4,7 @@ In the kernel because the proof must rest on nothing but the journal and the mod
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,7 +100,7 @@ class Replayer:
         run, calls = state.request.id, len(state.history)
         error = recorded.get("error") or {}
         code = error.get("code", "")
-        cut = error.get("kind") == "ended" and code in _CUT
+        cut = code == "kernel.error" or (error.get("kind") == "ended" and code in _CUT)
         try:
             host = _ReplayHost(self._counter, state, cut=cut)
             segment = self._again(state, host)
@@ -118,10 +118,10 @@ class Replayer:
             return Segment(refusal=error)
 
     def verify(
-        self, runs: Iterable[str], progress: Callable[[int], None] | None = None
+        self, runs: Iterable[str], progress: Callable[[int], None] | None = None, erasing: Collection[str] = ()
     ) -> tuple[list[Verdict], list[Fault]]:
         """Check the whole journal, then replay these runs; what became of each, and the journal's own faults."""
-        faults = self._journal.check()
+        faults = self._journal.check(erasing=erasing)
         blamed = {fault.run: fault.reason for fault in reversed(faults) if fault.run}
         verdicts = []
         for count, run in enumerate(runs, 1):
