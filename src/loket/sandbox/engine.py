@@ -88,8 +88,13 @@ class WasmSandbox:
         self._guests.pop(digest, None)
 
     def close(self) -> None:
+        """Give the engine back, with its pool: a process has only so much address space and so many mappings."""
         self._ticker.close()
+        for guest in self._guests.values():
+            guest.close()
         self._guests.clear()
+        self._linker.close()
+        self._engine.close()
 
     def _component(self, wasm: Path, digest: str) -> Component:
         data = _read(wasm)
@@ -168,6 +173,10 @@ class WasmGuest:
         self.digest = digest
         self._component = component
         self._sandbox = sandbox
+
+    def close(self) -> None:
+        """Give the compiled code back. No instance of it runs any more."""
+        self._component.close()
 
     def run(self, host: Host, operation: str, args: str, limits: Limits) -> Segment:
         """Run one segment in a fresh instance on the calling thread: until it answers, waits or ends."""
