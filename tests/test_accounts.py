@@ -325,6 +325,17 @@ async def test_a_new_password_ends_all_sessions_and_those_that_begin_meanwhile(t
 
 
 @in_loop
+async def test_a_password_from_the_command_line_lets_the_owner_in_at_once(tmp_path: Path) -> None:
+    """Whoever guessed had blocked the name: the new password, set by who has the home, is tried without waiting."""
+    async with house(tmp_path) as one:
+        for _ in range(FREE_ATTEMPTS):
+            await fails(one.accounts.check("ana", "wrong password"), Refusal)
+        assert (await fails(one.accounts.check("ana", PASSWORD), Busy)).code == "login.wait"
+        await one.accounts.change("another password", None)
+        await one.accounts.check("ana", "another password")
+
+
+@in_loop
 async def test_sessions_do_not_pile_up(tmp_path: Path) -> None:
     """The least recently used ones make room."""
     async with house(tmp_path) as one:

@@ -722,6 +722,17 @@ def test_what_an_erased_run_subscribed_to_is_in_no_byte_of_the_file(tmp_path: Pa
     bus.close()
 
 
+def test_a_renewed_subscription_is_the_newer_runs(tmp_path: Path) -> None:
+    """Erasing the run that subscribed first leaves what a later one asked for too."""
+    bus = Bus(tmp_path / "bus.db")
+    bus.subscribe(_call("ana", "r1"), "news")
+    bus.subscribe(_call("ana", "r2"), "news")
+    assert bus.erase("ana", ["r1"]) == []
+    assert [(one.topic, one.run) for one in bus.all()] == [("news", "r2")]
+    assert bus.erase("ana", ["r2"]) == ["news"]
+    bus.close()
+
+
 # Real modules
 
 

@@ -190,11 +190,11 @@ def test_every_answer_fits_its_description(owner: Client, program: Client, docum
         (program, "POST", "/v1/runs/{run}/stop", "/v1/runs/zzzz/stop", None, 404),
         (program, "GET", "/v1/runs/{run}/events", "/v1/runs/zzzz/events", None, 404),
         (program, "GET", "/v1/grants", "/v1/grants?agent=main", None, 200),
-        (program, "POST", "/v1/grants", "/v1/grants", done, 200),
-        (program, "POST", "/v1/grants", "/v1/grants", {"agent": "main", "capability": "no.such"}, 404),
-        (program, "POST", "/v1/grants", "/v1/grants", {"agent": "main"}, 400),
-        (program, "DELETE", "/v1/grants/{agent}/{capability}", "/v1/grants/main/kv.get", None, 200),
-        (program, "DELETE", "/v1/grants/{agent}/{capability}", "/v1/grants/main/kv.get", None, 404),
+        (owner, "POST", "/v1/grants", "/v1/grants", done, 200),
+        (owner, "POST", "/v1/grants", "/v1/grants", {"agent": "main", "capability": "no.such"}, 404),
+        (owner, "POST", "/v1/grants", "/v1/grants", {"agent": "main"}, 400),
+        (owner, "DELETE", "/v1/grants/{agent}/{capability}", "/v1/grants/main/kv.get", None, 200),
+        (owner, "DELETE", "/v1/grants/{agent}/{capability}", "/v1/grants/main/kv.get", None, 404),
         (program, "GET", "/v1/agents/{agent}/memories", "/v1/agents/main/memories?query=capital&limit=3", None, 200),
         (program, "GET", "/v1/agents/{agent}/memories", "/v1/agents/main/memories", None, 200),
         (program, "POST", "/v1/agents/{agent}/messages", "/v1/agents/main/messages", {"text": "hello"}, 202),
@@ -258,6 +258,9 @@ def test_every_route_refuses_foreign_hosts_and_origins(server: Server, owner: Cl
     for name, value, code in (
         ("Host", f"evil.example:{server.port}", "gateway.host"),
         ("Host", "127.0.0.1.evil.example", "gateway.host"),
+        ("Host", "localhost:x@evil.example", "gateway.host"),
+        ("Host", f"127.0.0.1:evil.example:{server.port}", "gateway.host"),
+        ("Host", "localhost:", "gateway.host"),
         ("Origin", "http://evil.example", "gateway.origin"),
         ("Origin", "null", "gateway.origin"),
         ("Origin", f"http://127.0.0.1:{server.port + 1}", "gateway.origin"),
@@ -302,7 +305,7 @@ def test_only_our_own_origin_ever_gets_in(server: Server, program: Client, data:
         + f"Authorization: {program.headers['Authorization']}\r\nConnection: close\r\n\r\n",
     )
     if got.startswith(b"HTTP/1.1 200"):
-        assert re.fullmatch(r"\s*(127\.0\.0\.1|localhost|\[::1\])(:.*)?\s*", host)
+        assert re.fullmatch(r"\s*(127\.0\.0\.1|localhost|\[::1\])(:[0-9]+)?\s*", host)
         assert origin is None or (
             origin.strip() == f"http://{host.strip()}"
             and host.strip() in (f"127.0.0.1:{server.port}", f"localhost:{server.port}")
@@ -359,6 +362,19 @@ def test_what_is_sent_twice_is_refused(server: Server, owner: Client, program: C
     assert owner("GET", "/v1/status", Authorization="Bearer wrong").status == 401
 
 
+def test_a_body_with_two_lengths_is_refused_and_the_connection_closed(server: Server) -> None:
+    """Content-Length and chunks together (request smuggling): what follows on the connection is no second request."""
+    got = _raw(
+        server.port,
+        f"POST /v1/session HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Length: 4\r\n"
+        "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        f"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n",
+    )
+    assert got.startswith(b"HTTP/1.1 400 ")
+    assert b"gateway.length" in got
+    assert got.count(b"HTTP/1.1 ") == 1
+
+
 def test_every_answer_is_safe_and_no_other_page_may_read_one(server: Server, owner: Client) -> None:
     """The security headers are on whatever is answered, faults and refusals included; there are no CORS headers."""
     preflight = {"Access-Control-Request-Method": "POST", "Origin": owner.origin}
@@ -401,6 +417,9 @@ def test_every_answer_is_safe_and_no_other_page_may_read_one(server: Server, own
         ("/v1/agents/main/messages", b"[" * 100_000, {}, 400, "gateway.body"),
         ("/v1/agents/main/messages", {"text": 5}, {}, 400, "arguments.invalid"),
         ("/v1/agents/main/messages", {"text": "a", "extra": 1}, {}, 400, "arguments.invalid"),
+        ("/v1/agents/main/messages", {"text": "a", "conversation": "a\0b"}, {}, 400, "arguments.conversation"),
+        ("/v1/agents/main/messages", {"text": "a", "conversation": "a\n"}, {}, 400, "arguments.conversation"),
+        ("/v1/agents/main/messages", {"text": "a", "conversation": "a\u2028b"}, {}, 400, "arguments.conversation"),
         ("/v1/agents/main/messages", {"text": "a", "watch": True}, {}, 400, "arguments.invalid"),
         ("/v1/agents/main/messages", {}, {}, 400, "arguments.invalid"),
         ("/v1/agents/main/messages", {"text": "a"}, {"Content-Type": "text/plain"}, 415, "gateway.type"),
@@ -626,15 +645,16 @@ def test_runs_are_read_page_by_page(program: Client) -> None:
     assert len(set(paged)) == len(paged) >= 4
 
 
-def test_grants_are_given_and_taken_back(program: Client) -> None:
-    """What the command line does, over HTTP: it counts at once, and is in the list."""
-    given = program(
-        "POST", "/v1/grants", {"agent": "main", "capability": "kv.set", "constraints": {"prefixes": ["a/"]}}
-    )
+def test_grants_are_given_and_taken_back(owner: Client, program: Client) -> None:
+    """What the command line does, over HTTP: it counts at once, and is in the list. No API token may do it."""
+    wanted = {"agent": "main", "capability": "kv.set", "constraints": {"prefixes": ["a/"]}}
+    assert program("POST", "/v1/grants", wanted).code == "gateway.access"
+    given = owner("POST", "/v1/grants", wanted)
     assert given.status == 200, given.body
     held = {grant["capability"]: grant for grant in program("GET", "/v1/grants?agent=main").json["grants"]}
     assert held["kv.set"]["constraints"] == {"prefixes": ["a/"]}
-    assert program("DELETE", "/v1/grants/main/kv.set").json["revoked"]
+    assert program("DELETE", "/v1/grants/main/kv.set").code == "gateway.access"
+    assert owner("DELETE", "/v1/grants/main/kv.set").json["revoked"]
     assert "kv.set" not in [grant["capability"] for grant in program("GET", "/v1/grants").json["grants"]]
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from live import environment, loket, prepare, serving
 from loket.backup import Parts, restore, take
-from loket.backup.manifest import KEYS, MARK, NAME, PARTIAL, now, write_manifest
+from loket.backup.manifest import CONTENT, KEYS, MARK, NAME, PARTIAL, now, write_manifest
 from loket.contracts import BadInput, Damaged, Failed
 from loket.home import Home
 from loket.providers.vault_key import master_key, subkey
@@ -270,7 +270,7 @@ def test_a_backup_that_is_not_whole_is_refused_and_nothing_is_made(backup: Path,
 
 
 def test_a_journal_that_was_changed_in_the_backup_is_told(backup: Path, tmp_path: Path) -> None:
-    """Digests can be made anew by whoever changes a backup; the seal of the journal cannot."""
+    """Also without keys, where only the chain can be looked at."""
     import apsw
 
     folder = tmp_path / "backup"
@@ -279,13 +279,92 @@ def test_a_journal_that_was_changed_in_the_backup_is_told(backup: Path, tmp_path
     connection.execute("DROP TRIGGER journal_append_only_update").fetchall()
     connection.execute("UPDATE journal SET at = at + 1 WHERE seq = 2").fetchall()
     connection.close()
-    manifest = json.loads((folder / NAME).read_text())
-    data = (folder / "kernel.db").read_bytes()
-    manifest["files"]["kernel.db"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
-    (folder / NAME).write_text(json.dumps(manifest))
-    done = restore(folder, tmp_path / "new", keys=backup.with_name("backup-keys"), emit=silent)
-    assert not done.ok
+    fresh_digests(folder)
+    done = restore(folder, tmp_path / "new", keys=None, emit=silent)
+    assert (done.ok, done.vouched) == (False, False)
     assert "row 2 does not follow" in done.faults[0]
+
+
+@pytest.mark.parametrize("harm", ["kernel.db", "added", "unsealed", "sealed anew", "nothing"])
+def test_a_backup_that_somebody_changed_is_refused_also_with_fresh_digests(
+    backup: Path, tmp_path: Path, harm: str
+) -> None:
+    """The seal is by a key that is not in the folder: a grant that was planted does not become one of the home."""
+    import apsw
+
+    folder, keys = tmp_path / "backup", backup.with_name("backup-keys")
+    shutil.copytree(backup, folder)
+    if harm == "kernel.db":
+        connection = apsw.Connection(str(folder / "kernel.db"))
+        connection.execute(
+            """INSERT INTO grants VALUES ('loket', 'main', 'no.such', '{}', 'owner', 1.0, 'x')"""
+        ).fetchall()
+        connection.close()
+    elif harm == "added":
+        (folder / "packages" / "README.md").write_text("new")
+    if harm != "nothing":
+        fresh_digests(folder)
+    manifest = json.loads((folder / NAME).read_text())
+    if harm == "unsealed":
+        del manifest["seal"]
+        (folder / NAME).write_text(json.dumps(manifest))
+    elif harm == "sealed anew":
+        shutil.copyfile(folder / "config.toml", folder / "second.toml")
+        write_manifest_anew(folder, b"k" * 32)
+    if harm == "nothing":
+        assert restore(folder, tmp_path / "new", keys=keys, emit=silent).vouched
+        return
+    with pytest.raises(Damaged) as caught:
+        restore(folder, tmp_path / "new", keys=keys, emit=silent)
+    assert (caught.value.code, (tmp_path / "new").exists()) == ("backup.forged", False)
+    bare = loket(tmp_path / "bare", "restore", str(folder), "--without-keys")
+    assert "Nobody vouches for the content" in bare
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["cache/x.cwasm", "token", "server.json", "lock", "logs/a.log", "chat_history", "vault/master.key", "keys.db",
+     "Cache/x.cwasm", "./cache/x.cwasm", "TOKEN", "kernel.db-wal", "brains/main.db-wal", ".hidden", "packages/.x/a"],
+)  # fmt: skip
+@pytest.mark.parametrize("with_keys", [True, False])
+def test_nothing_is_restored_that_no_backup_has(backup: Path, tmp_path: Path, name: str, with_keys: bool) -> None:
+    """Code for the cache, a token, a lock: whatever a backup leaves out has been added by somebody else."""
+    folder = tmp_path / "backup"
+    shutil.copytree(backup, folder)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("planted")
+    manifest = json.loads((folder / NAME).read_text())
+    manifest["files"][name] = {"sha256": hashlib.sha256(b"planted").hexdigest(), "size": 7}
+    (folder / NAME).write_text(json.dumps(manifest))
+    with pytest.raises(Damaged, match="which Loket puts into no backup") as caught:
+        restore(folder, tmp_path / "new", keys=backup.with_name("backup-keys") if with_keys else None, emit=silent)
+    assert (caught.value.code, (tmp_path / "new").exists()) == ("backup.forged", False)
+
+
+def test_a_folder_with_keys_brings_nothing_but_keys(backup: Path, tmp_path: Path) -> None:
+    """Otherwise its `kernel.db` would take the place of the one in the backup."""
+    keys = tmp_path / "backup-keys"
+    shutil.copytree(backup.with_name("backup-keys"), keys)
+    shutil.copyfile(backup / "kernel.db", keys / "kernel.db")
+    rewrite(keys)
+    with pytest.raises(Damaged, match="which Loket puts into no backup"):
+        restore(backup, tmp_path / "new", keys=keys, emit=silent)
+
+
+def fresh_digests(folder: Path) -> None:
+    """What whoever changes a backup can do: a manifest that fits what is there, with the seal that was there."""
+    manifest = json.loads((folder / NAME).read_text())
+    for path in (path for path in folder.rglob("*") if path.is_file() and path.name != NAME):
+        data = path.read_bytes()
+        digest = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+        manifest["files"][path.relative_to(folder).as_posix()] = digest
+    (folder / NAME).write_text(json.dumps(manifest))
+
+
+def write_manifest_anew(folder: Path, key: bytes) -> None:
+    """A manifest with a seal by another key."""
+    (folder / NAME).unlink()
+    write_manifest(folder, CONTENT, "1", now(), key)
 
 
 def test_folders_in_the_way_are_refused(home: Path, backup: Path, tmp_path: Path) -> None:
@@ -369,7 +448,7 @@ def test_encrypted_brains_stay_encrypted_and_come_back_with_their_keys(
     master_key(tmp_path / "foreign" / "vault", keyring=False)
     shutil.copytree(tmp_path / "foreign" / "vault", tmp_path / "other-keys" / "vault")
     rewrite(tmp_path / "other-keys")
-    with pytest.raises(Damaged, match=r"ana\.db is not sound"):
+    with pytest.raises(Damaged, match="they are of another home"):
         restore(tmp_path / "backup", tmp_path / "wrong", keys=tmp_path / "other-keys", emit=silent)
     assert not (tmp_path / "wrong").exists()
 

@@ -233,6 +233,30 @@ def test_nothing_outside_the_folder_is_bundled(agent: Path) -> None:
         assert "lies outside of the module's folder" in told.message
 
 
+def test_nothing_of_files_outside_gets_into_a_module_or_an_error(agent: Path) -> None:
+    """A source map that a comment names, and a `tsconfig.json` that another one extends, are not read."""
+    outside = agent.parent
+    (outside / "outside.map").write_text(
+        '{"version":3,"sources":["a-private-name.js"],"sourcesContent":["x"],"names":[],"mappings":"AAAA;AACA;AACA"}',
+        encoding="utf-8",
+    )
+    (outside / "outside.json").write_text('{"compilerOptions":{},"secret":"a-private-name" oops}', encoding="utf-8")
+    (agent / "tsconfig.json").write_text('{"extends": "../outside.json"}', encoding="utf-8")
+    text = "//# sourceMapping" + "URL=../outside.map"
+    write(
+        agent,
+        agent_js='import { operation } from "loket_guest";\nimport { value } from "./other.js";\n'
+        f'operation("message", () => ({{ text: value + "{text}" }}));\n{text}\n',
+        other_js=f'export const value = "b";\n{text}',
+    )
+    built = build(agent)
+    assert b"a-private-name" not in built.path.read_bytes()
+    assert b"sourceMapping" + b"URL=../outside.map" in built.path.read_bytes()  # what the program says stays
+    (agent / "module.wasm").unlink()
+    write(agent, other_js="let = = 3;\n")
+    assert "a-private-name" not in refused_build(agent).message
+
+
 def test_a_promised_operation_has_to_be_there_and_a_call_waits_for_the_run(agent: Path) -> None:
     """The manifest's operations, at least one operation, each once, none while the module is built."""
     start = 'import { call, operation } from "loket_guest";\n'

@@ -417,6 +417,18 @@ def test_refused_calls_do_not_fill_the_journal(rig: Rig) -> None:
     assert "sha256" in rig.rows()[0].value.decode()
 
 
+def test_arguments_that_do_not_fit_do_not_fill_the_journal(rig: Rig) -> None:
+    """What the schema says is cut, with the field's name kept: it quotes the value, here 200 kB of it."""
+    run = rig.run(rig.module("tester", "kv.set"))
+    refusal = refused(rig, run, "kv.set", '{"key":["' + "x" * 200_000 + '"],"value":1}')
+    assert refusal.code == "arguments.invalid"
+    assert refusal.message.startswith("kv.set: key: ")
+    assert len(refusal.message) < 400
+    long_name = refused(rig, run, "kv.set", '{"key":"a","value":1,"' + "y" * 200_000 + '":2}')
+    assert len(long_name.message) < 400
+    assert [len(row.value) < 3000 for row in rig.rows()] == [True, True]
+
+
 def test_a_whole_number_may_be_written_as_a_fraction(rig: Rig) -> None:
     """JSON knows one kind of number: 16.0 is 16."""
     run = rig.run(rig.module("tester", "random.bytes"))

@@ -63,7 +63,7 @@ def test_a_sound_home_has_nothing_to_complain_of(home: Path) -> None:
     assert [check for check in result["checks"] if check["status"] != "ok"] == []
     assert {check["name"] for check in result["checks"]} == {
         "config", "versions", "home", "permissions", "server", "port", "disk", "leftovers", "databases", "brains",
-        "journal", "clock", "vault", "modules", "cache", "models",
+        "journal", "erasures", "clock", "vault", "modules", "cache", "models",
     }  # fmt: skip
     assert all(set(c) == {"name", "status", "detail", "remedy", "fixable", "fixed"} for c in result["checks"])
     mended = loket(home, "doctor", "--fix", "--json")
@@ -112,6 +112,31 @@ def test_what_a_crash_left_behind_is_cleared_away(home: Path) -> None:
     assert not (home / "server.json").exists()
     assert (home.parent / "mine.partial").is_dir()
     assert states(found(home, "leftovers") + found(home, "server")) == {"ok"}
+
+
+def test_a_link_beside_the_home_is_nobodys_leftover(home: Path) -> None:
+    """Neither the link goes, nor what it leads to, mark or not; and the doctor does not fail over it."""
+    victim = home.parent / "victim"
+    victim.mkdir()
+    (victim / MARK).touch()
+    (victim / "thesis.txt").write_text("forty pages")
+    (home.parent / "x.partial").symlink_to(victim, target_is_directory=True)
+    assert states(found(home, "leftovers", fix=True)) == {"ok"}
+    assert (home.parent / "x.partial").is_symlink()
+    assert (victim / "thesis.txt").read_text() == "forty pages"
+
+
+def test_the_port_is_the_one_in_force(home: Path) -> None:
+    """`--port` goes before the settings, as it does for `loket up`; a running server is asked at its own."""
+    with ModelServer(lambda _request: Reply("x")) as other:
+        taken = int(other.url.split(":")[2].split("/")[0])
+        for words, status in ((("--port", str(taken)), "warning"), ((), "ok")):
+            checks = loket(home, "doctor", *words, "--json")["checks"]
+            [check] = [check for check in checks if check["name"] == "port"]
+            assert check["status"] == status
+        assert str(taken) not in check["detail"]
+    checks = examine(Home(home), port=taken)
+    assert f"port {taken} is free" in [check["detail"] for check in checks]
 
 
 def test_an_index_that_lies_is_made_anew(home: Path) -> None:

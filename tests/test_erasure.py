@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from kit import open_kernel
 from live import environment, loket, prepare
 from loket.app import Loket, running
-from loket.contracts import Answer, BadInput, Call, Handler, RowKind
+from loket.backup import Parts, restore, take
+from loket.cli.talk import _append
+from loket.contracts import OWNER, Answer, BadInput, Call, Failed, Handler, Principal, RowKind
 from loket.home import Home
 from loket.kernel.journal import ERASED, Journal
 from loket.operations import Operations
@@ -349,3 +351,334 @@ def test_a_key_that_was_put_back_does_not_verify(tmp_path: Path) -> None:
         assert "its key was put back" in verified["journal"]["faults"][0]["reason"]
 
     asyncio.run(go())
+
+
+# What a hostile tester found
+
+
+async def direct(
+    system: Loket, capability: str, principal: Principal = OWNER, **args: Any
+) -> tuple[str, dict[str, Any]]:
+    """A call of somebody's for the agent `main`: its run, and its answer or error."""
+    request = system._request("main", principal, None, "own", capability, args)
+    ending = await system.perform(request)
+    return request.id, dict(ending.answer or ending.error or {})
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    for _ in range(1_000):
+        if holds():
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("it did not come to be in ten seconds")
+
+
+CRASHED = """
+import asyncio, sys
+from pathlib import Path
+from loket.app import running
+from loket.contracts import Answer
+from loket.home import Home
+from loket.testing.models import InstantModel
+
+class Slow(InstantModel):
+    def handlers(self):
+        return {**super().handlers(), "llm.complete": self.wait}
+
+    async def wait(self, call):
+        print(call.run, flush=True)
+        await asyncio.sleep(60)
+
+async def go(root):
+    async with running(Home(root), llm=Slow(lambda _messages: "never")) as system:
+        await system.send("main", "My pin is Unfinishedqq")
+        await asyncio.sleep(60)
+
+asyncio.run(go(Path(sys.argv[1])))
+"""
+
+
+def crashed_run(root: Path) -> str:
+    """A run that `kill -9` left unfinished while its model thought."""
+    with subprocess.Popen([sys.executable, "-c", CRASHED, str(root)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        run = process.stdout.readline().strip()
+        process.kill()
+    assert run
+    return run
+
+
+def test_a_run_that_a_crash_left_unfinished_is_not_erased_behind_its_back(tmp_path: Path) -> None:
+    """Without a server the list of runs says that it is not finished; nothing is destroyed, and it goes on."""
+    root = prepare(tmp_path / "home")
+    run = crashed_run(root)
+    said = loket(root, "erase", "--run", run, "--yes", code=2)
+    assert "not finished" in said
+    assert "loket up" in said
+
+    async def after() -> None:
+        async with system_on(root) as system:
+            assert (await system.finished(run)).answer is not None
+
+    asyncio.run(after())
+
+
+def test_an_unfinished_run_that_nobody_can_read_does_not_keep_the_others_from_starting(tmp_path: Path) -> None:
+    """It stays on the list, `verify` and `status` name it, and it can be erased."""
+    root = prepare(tmp_path / "home")
+    run = crashed_run(root)
+    connection = apsw.Connection(str(root / "keys.db"))
+    connection.execute("DELETE FROM run_keys")
+    connection.close()
+
+    async def after() -> None:
+        async with system_on(root) as system:
+            assert system.unreadable_runs == [run]
+            assert (await perform(system, "status"))["unreadable"] == [run]
+            listed = {one["id"]: one for one in (await perform(system, "runs.list"))["runs"]}
+            assert "no key" in listed[run]["unreadable"]
+            verified = await perform(system, "runs.verify")
+            assert run in {fault["run"] for fault in verified["journal"]["faults"]}
+            assert await say(system, "Hello")
+            await perform(system, "erase", runs=[run])
+            assert (await perform(system, "runs.verify"))["ok"]
+        async with system_on(root) as system:
+            assert system.unreadable_runs == []
+
+    asyncio.run(after())
+
+
+def test_a_brain_is_erased_in_slices(tmp_path: Path) -> None:
+    """Each of them is far within the time that a lease has; no word stays, in the index neither."""
+    root = prepare(tmp_path / "home")
+
+    async def go() -> None:
+        async with system_on(root) as system:
+            for part in range(15):
+                items = [{"text": f"slicedqq{part}x{n} alpha beta gamma delta word{n * part}"} for n in range(64)]
+                assert "ids" in (await direct(system, "brain.add", items=items))[1]
+            leases: list[float | None] = []
+            opened = system.brains.open
+            with pytest.MonkeyPatch.context() as patch:
+
+                def counted(agent: str, limit_s: float | None = None) -> Any:
+                    leases.append(limit_s)
+                    return opened(agent, limit_s)
+
+                patch.setattr(system.brains, "open", counted)
+                done = await perform(system, "erase", older_than_days=0.0)
+            assert done["things"] == 15 * 64
+            assert len(leases) > 15 * 64 // 300
+            assert [limit for limit in leases if limit is not None] == [600.0]
+            assert (await perform(system, "runs.verify"))["ok"]
+        assert hits(root, "slicedqq") == []
+
+    asyncio.run(go())
+
+
+def test_an_erasure_that_a_store_refuses_goes_on_everywhere_else_and_is_tried_again(tmp_path: Path) -> None:
+    """The keys go anyway, the start survives, `status`, `doctor` and retention know, and the next try finishes it."""
+    root = prepare(tmp_path / "home")
+
+    def refuse(_agent: str, _runs: Any) -> list[str]:
+        raise Failed("test.refused", "the disk is in the way", "move the disk")
+
+    async def go() -> None:
+        async with system_on(root) as system:
+            run, _ = await direct(system, "kv.set", key="k", value="Halfwayqq")
+            stores = system.eraser._stores
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(stores["brain"], "erase", refuse)
+                with pytest.raises(Failed, match="brain of main could not be erased: the disk is in the way") as caught:
+                    await perform(system, "erase", runs=[run])
+                assert caught.value.code == "erase.partly"
+                assert "move the disk" in (caught.value.remedy or "")
+                assert (await perform(system, "runs.show", run=run))["erased"] is True
+                assert (await perform(system, "runs.verify"))["ok"]
+                assert "the disk is in the way" in (await perform(system, "status"))["unfinished_erasure"]
+                said: list[str] = []
+                retention = Retention(system.database, system.eraser, {}, system.now)
+                keeping = asyncio.create_task(retention.keep(0.01, said.append))
+                await until(lambda: bool(said))
+                assert not keeping.done()
+                checks = {check["name"]: check["status"] for check in (await perform(system, "doctor"))["checks"]}
+                assert checks["erasures"] == "warning"
+            await until(lambda: not system.database.interrupted_erasures())
+            await until(lambda: system.unfinished_erasure is None)
+            keeping.cancel()
+            assert (await perform(system, "status"))["unfinished_erasure"] is None
+        assert hits(root, "Halfwayqq") == []
+
+    asyncio.run(go())
+
+
+def test_a_start_survives_an_erasure_that_cannot_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what is in the way, and the start after that finishes it."""
+    root = prepare(tmp_path / "home")
+
+    async def before() -> str:
+        async with system_on(root) as system:
+            run = await say(system, "The lighthouse is Kestrelqq")
+            system.journal.also(*system.database.erasing([run]))
+            system.journal.append("", 0, RowKind.NOTE, {"what": ERASED, "runs": [run]}, "{}")
+            system.journal.sync()
+            return run
+
+    async def after(undone: bool) -> None:
+        async with system_on(root) as system:
+            assert (system.unfinished_erasure is not None) is undone
+            assert (await perform(system, "runs.show", run=run))["erased"] is True
+
+    def refuse(*_args: Any) -> list[str]:
+        raise Failed("test.refused", "the disk is in the way", "move the disk")
+
+    run = asyncio.run(before())
+    with monkeypatch.context() as patch:
+        patch.setattr("loket.providers.kv.KvProvider.erase", refuse)
+        asyncio.run(after(undone=True))
+    asyncio.run(after(undone=False))
+    assert hits(root, "Kestrelqq") == []
+
+
+def test_a_file_that_became_a_directory_keeps_nothing_from_being_erased(tmp_path: Path) -> None:
+    """The owner removed the file, and another run made a directory of its name: that stays, the run goes."""
+    root = prepare(tmp_path / "home")
+
+    async def go() -> None:
+        async with system_on(root) as system:
+            run, _ = await direct(system, "fs.write", path="notes", text="Bricksecretqq")
+            (root / "files" / "main" / "notes").unlink()
+            await direct(system, "fs.write", path="notes/today.md", text="harmless")
+            assert (await perform(system, "erase", runs=[run]))["things"] == 0
+            assert (await perform(system, "runs.show", run=run))["erased"] is True
+            assert (root / "files" / "main" / "notes" / "today.md").read_text() == "harmless"
+        async with system_on(root) as system:
+            assert system.unfinished_erasure is None
+
+    asyncio.run(go())
+
+
+def test_a_file_that_the_owner_changed_is_left_and_named(tmp_path: Path) -> None:
+    """What somebody else has written since is theirs; a restored home still knows which that is."""
+    root, new = prepare(tmp_path / "home"), tmp_path / "new"
+
+    async def go() -> None:
+        async with system_on(root) as system:
+            mine, _ = await direct(system, "fs.write", path="a/mine.txt", text="Untouchedqq")
+            theirs, _ = await direct(system, "fs.write", path="a/theirs.txt", text="first")
+            (root / "files" / "main" / "a" / "theirs.txt").write_text("the owner's own")
+            await asyncio.to_thread(take, system.home, tmp_path / "bk", Parts(system.brains.copy), lambda _event: None)
+        restore(tmp_path / "bk", new, keys=tmp_path / "bk-keys", emit=lambda _event: None)
+        for home in (root, new):
+            async with system_on(home) as system:
+                done = await perform(system, "erase", runs=[mine, theirs])
+                assert done["left"] == ["a/theirs.txt"]
+                assert (home / "files" / "main" / "a" / "theirs.txt").read_text() == "the owner's own"
+                assert not (home / "files" / "main" / "a" / "mine.txt").exists()
+
+    asyncio.run(go())
+
+
+def test_who_reads_between_the_plan_and_its_carrying_out_is_erased_too(tmp_path: Path) -> None:
+    """Finished readers go along; one that works still is named."""
+    root = prepare(tmp_path / "home")
+
+    async def go() -> None:
+        async with system_on(root) as system:
+            run, _ = await direct(system, "kv.set", key="k", value="Racesecretqq")
+            doomed = await asyncio.to_thread(system.eraser.plan, [run])
+            reader, answer = await direct(system, "kv.get", key="k")
+            working, _ = await direct(system, "kv.get", key="k")
+            assert answer["value"] == "Racesecretqq"
+            system.eraser._unfinished = lambda: {working}
+            done = await asyncio.to_thread(system.eraser.erase, doomed, "runs")
+            assert reader in done.runs
+            assert done.unfinished == (working,)
+            system.eraser._unfinished = dict
+            await perform(system, "erase", runs=[working])
+            assert (await perform(system, "runs.verify"))["ok"]
+        assert hits(root, "Racesecretqq") == []
+
+    asyncio.run(go())
+
+
+def test_a_memory_of_a_run_that_the_journal_does_not_know_is_erased_itself(tmp_path: Path) -> None:
+    """A brain that was copied later than the journal has more than it; `--memory` never does nothing."""
+    root, new = prepare(tmp_path / "home"), tmp_path / "new"
+
+    async def go() -> None:
+        async with system_on(root) as system:
+            loop, late = asyncio.get_running_loop(), []
+
+            def emit(event: dict[str, Any]) -> None:
+                if event.get("step") == "kernel.db" and not late:
+                    adding = direct(system, "brain.add", items=[{"text": "Latesecretqq"}])
+                    late.append(asyncio.run_coroutine_threadsafe(adding, loop).result())
+
+            await asyncio.to_thread(take, system.home, tmp_path / "bk", Parts(system.brains.copy), emit)
+        restore(tmp_path / "bk", new, keys=tmp_path / "bk-keys", emit=lambda _event: None)
+        identity = late[0][1]["ids"][0]
+        async with system_on(new) as system:
+            assert system.database.run(late[0][0]) is None
+            planned = await perform(system, "erase", agent="main", memory=identity, dry_run=True)
+            assert (planned["memories"], planned["things"]) == ([identity], 0)
+            done = await perform(system, "erase", agent="main", memory=identity)
+            assert (done["runs"], done["memories"], done["things"]) == ([], [identity], 1)
+            notes = [row.meta for row in system.journal.rows("") if row.meta.get("what") == "erase.memories"]
+            assert [note["memories"] for note in notes] == [[identity]]
+        assert hits(new, "Latesecretqq") == []
+
+    asyncio.run(go())
+
+
+def test_who_corrected_or_listed_got_to_know_the_names(tmp_path: Path) -> None:
+    """A correction inherits subject and speaker; a list shows names of directories, whoever wrote below them."""
+    root = prepare(tmp_path / "home")
+
+    async def go() -> None:
+        async with system_on(root) as system:
+            item = {"text": "lives in X", "subject": "Subjsecretqq", "key": "home", "speaker": "Speaksecretqq"}
+            added, answer = await direct(system, "brain.add", items=[item])
+            corrected, _ = await direct(system, "brain.correct", id=answer["ids"][0], text="lives in Delft")
+            assert corrected in (await perform(system, "erase", runs=[added]))["carried"]
+            first, _ = await direct(system, "fs.write", path="Dirsecretqq/a/one.txt", text="x")
+            second, _ = await direct(system, "fs.write", path="Dirsecretqq/two.txt", text="x")
+            lister, _ = await direct(system, "fs.list")
+            other, _ = await direct(system, "fs.write", path="three.txt", text="x")
+            carried = (await perform(system, "erase", runs=[first], dry_run=True))["carried"]
+            assert carried == [lister]
+            assert (await perform(system, "erase", runs=[second], dry_run=True))["carried"] == [lister]
+            done = await perform(system, "erase", runs=[first, second])
+            assert other not in done["carried"]
+        assert [hits(root, word) for word in ("Subjsecretqq", "Speaksecretqq", "Dirsecretqq")] == [[], [], []]
+        assert not (root / "files" / "main" / "Dirsecretqq").exists()
+
+    asyncio.run(go())
+
+
+def test_a_senders_name_does_not_stay_on_erased_memories(tmp_path: Path) -> None:
+    """What is left of the source is what kind of principal asked; of memories that were forgotten before, too."""
+    root = prepare(tmp_path / "home")
+    sender = Principal("sender", "mail:ana@secretqq.example")
+
+    async def go() -> None:
+        async with system_on(root) as system:
+            _, first = await direct(system, "brain.add", sender, items=[{"text": "hello"}])
+            _, second = await direct(system, "brain.add", sender, items=[{"text": "goodbye"}])
+            await direct(system, "brain.forget", id=second["ids"][0])
+            await perform(system, "erase", sender="sender:mail:ana@secretqq.example")
+            page = (await perform(system, "brain.export", agent="main"))["memories"]
+            assert [(one["source"], one["damaged"]) for one in page] == [("sender", False)] * 2, first
+        assert hits(root, "ana@secretqq.example") == []
+
+    asyncio.run(go())
+
+
+def test_what_is_typed_in_a_chat_is_added_and_never_written_back(tmp_path: Path) -> None:
+    """The file is the user's alone, and lines from before an erasure do not come back with the next one."""
+    path = tmp_path / "chat_history"
+    _append(path, "My code is Histsecretqq")
+    assert (path.read_text(), path.stat().st_mode & 0o777) == ("My code is Histsecretqq\n", 0o600)
+    path.unlink()
+    _append(path, "Something else")
+    assert path.read_text() == "Something else\n"

@@ -445,6 +445,54 @@ def test_erasing_twice_or_nothing_is_fine(provider: FsProvider, root: Path, outs
     assert provider.erase("main", ["r1"]) == []
 
 
+def test_parents_go_where_a_crash_came_between_the_file_and_them(provider: FsProvider, root: Path) -> None:
+    """The file is gone already, and so may be the deepest directory: what is empty above goes too."""
+    fs = Agent(provider, run="doomed")
+    fs("write", path="secret/a/x.txt", text="x")
+    fs("write", path="secret/b/y.txt", text="y")
+    (root / "main" / "secret" / "a" / "x.txt").unlink()
+    (root / "main" / "secret" / "b" / "y.txt").unlink()
+    (root / "main" / "secret" / "b").rmdir()
+    assert provider.erase("main", ["doomed"]) == []
+    assert list((root / "main").iterdir()) == []
+
+
+def test_one_file_that_cannot_be_deleted_hinders_no_other(provider: FsProvider, root: Path) -> None:
+    """The others go, the error names it, and what is known of it is kept for the next try."""
+    fs = Agent(provider, run="doomed")
+    for name in ("a", "b", "c"):
+        fs("write", path=f"{name}.txt", text=name)
+    real = os.unlink
+
+    def unlink(name: str, *, dir_fd: int | None = None) -> None:
+        if name == "b.txt":
+            raise PermissionError(13, "Permission denied")
+        real(name, dir_fd=dir_fd)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "supports_dir_fd", {*os.supports_dir_fd, unlink})
+        patch.setattr(os, "unlink", unlink)
+        with pytest.raises(Failed, match=r"b\.txt"):
+            provider.erase("main", ["doomed"])
+    assert [path.name for path in (root / "main").iterdir()] == ["b.txt"]
+    assert provider.erase("main", ["doomed"]) == ["b.txt"]
+
+
+def test_a_file_that_was_changed_since_is_not_erased(provider: FsProvider, root: Path) -> None:
+    """Its size or time tells; one that an earlier version recorded without them is erased as before."""
+    fs = Agent(provider, run="doomed")
+    for name in ("longer", "touched", "old", "same"):
+        fs("write", path=name, text="x")
+    (root / "main" / "longer").write_text("longer")
+    os.utime(root / "main" / "touched", ns=(1, 1))
+    with provider._store.open("main") as connection:
+        connection.execute("UPDATE fs_origin SET size = NULL, modified = NULL WHERE path = 'old'")
+    os.utime(root / "main" / "old", ns=(1, 1))
+    assert provider.kept("main", ["doomed"]) == ["longer", "touched"]
+    assert provider.erase("main", ["doomed"]) == ["old", "same"]
+    assert provider.kept("main", ["doomed"]) == []
+
+
 def test_a_system_without_relative_opening_fails_closed(fs: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where paths cannot be followed step by step, nothing is read or written, and the error says what would help."""
     monkeypatch.setattr(os, "supports_dir_fd", set())

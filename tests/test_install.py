@@ -99,6 +99,20 @@ def test_links_devices_and_monsters_are_refused(folder: Path, spoil: Callable[[P
         install(folder)
 
 
+def test_what_is_installed_can_be_read_by_its_user_alone(folder: Path) -> None:
+    """Whatever the rights of the files in the folder that it came from: 0700 for folders, 0600 for files."""
+    (folder / "skills" / "one").mkdir(parents=True)
+    for name in ("persona.md", "skills/one/SKILL.md"):
+        (folder / name).write_text("Be brief.")
+    for path in folder.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    install(folder)
+    installed = [path for path in (folder.parent / "home").rglob("*") if path.parent.name != "home"]
+    assert {path.name for path in installed} >= {"persona.md", "SKILL.md", "loket.toml"}
+    for path in installed:
+        assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
+
+
 def test_reading_a_manifest_reaches_nothing_else(folder: Path) -> None:
     """A schema that refers to an address is an error, and nobody is asked."""
     asked: list[str] = []

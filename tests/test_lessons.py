@@ -519,6 +519,121 @@ def test_erasing_a_run_erases_what_it_taught(home: Home) -> None:
     asyncio.run(_erased(home))
 
 
+async def _erased_soon(system: Loket, run: str) -> None:
+    for _ in range(1_000):
+        if await asyncio.to_thread(system.database.is_erased, run):
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("the run was not erased in ten seconds")
+
+
+async def _raced(home: Home) -> None:
+    async with learning(home) as system:
+        add, reached, go_on = system.lessons._add, asyncio.Event(), asyncio.Event()
+
+        async def paused(*args: Any, **named: Any) -> list[int]:
+            reached.set()
+            await go_on.wait()
+            return await add(*args, **named)
+
+        system.lessons._add = paused  # type: ignore[method-assign]
+        run = await system.send("learner", f"closed-{SECRET}/x")
+        await system.finished(run)
+        await reached.wait()  # the lesson's words are read, and not written yet
+        doomed = await asyncio.to_thread(system.eraser.plan, [run])
+        erasing = asyncio.create_task(asyncio.to_thread(system.eraser.erase, doomed, "a test"))
+        await _erased_soon(system, run)
+        go_on.set()
+        await erasing
+        await system.lessons.settled()
+        assert await lessons(system, history=True) == []
+    held = [path for path in home.root.rglob("*") if path.is_file() and "cache" not in path.parts]
+    assert [path.name for path in held if SECRET.encode() in path.read_bytes()] == []
+
+
+def test_a_lesson_that_was_being_drawn_does_not_outlive_its_run(home: Home) -> None:
+    """Its words were read before the key was destroyed, and would have been written after."""
+    asyncio.run(_raced(home))
+
+
+async def _overtaken(home: Home) -> None:
+    async with learning(home) as system:
+        done, reached, go_on = system.lessons._done, asyncio.Event(), asyncio.Event()
+
+        async def paused(request: RunRequest) -> Ending:
+            if request.operation == "brain.add":
+                reached.set()
+                await go_on.wait()  # past the look at the run, and before it is accepted
+            return await done(request)
+
+        system.lessons._done = paused  # type: ignore[method-assign]
+        run = await system.send("learner", f"closed-{SECRET}/x")
+        await system.finished(run)
+        await reached.wait()
+        doomed = await asyncio.to_thread(system.eraser.plan, [run])
+        erasing = asyncio.create_task(asyncio.to_thread(system.eraser.erase, doomed, "a test"))
+        await _erased_soon(system, run)
+        go_on.set()
+        await erasing
+        assert await lessons(system, history=True) == []
+    held = [path for path in home.root.rglob("*") if path.is_file() and "cache" not in path.parts]
+    assert [path.name for path in held if SECRET.encode() in path.read_bytes()] == []
+
+
+def test_a_lesson_that_is_written_behind_the_erasure_is_erased_after_it(home: Home) -> None:
+    """The erasure waits for it, finds it as a child of what it erased, and takes it along."""
+    asyncio.run(_overtaken(home))
+
+
+async def _settled_erased(home: Home) -> None:
+    async with learning(home) as system:
+        run = await system.send("learner", f"closed-{SECRET}/x")
+        await system.finished(run)
+        await system.lessons.settled()
+        (lesson,) = await lessons(system)
+        system.lessons.allowed(await _granting(system, lesson["subject"]))
+        await system.lessons.settled()
+        assert await lessons(system) == []
+        doomed = await asyncio.to_thread(system.eraser.plan, [run])
+        await asyncio.to_thread(system.eraser.erase, doomed, "a test")
+    held = [path for path in home.root.rglob("*") if path.is_file() and "cache" not in path.parts]
+    assert [path.name for path in held if SECRET.encode() in path.read_bytes()] == []
+
+
+async def _granting(system: Loket, capability: str) -> Grant:
+    """A grant that settles every lesson about a capability; nobody has to hold it."""
+    ref, _package = system.module("learner")
+    return Grant(ref.publisher, "learner", capability, {}, "owner", 0.0)
+
+
+def test_what_took_a_lessons_place_goes_with_its_run(home: Home) -> None:
+    """The memory that a grant made of a lesson names what it was about, so it is a child of who read the lesson."""
+    asyncio.run(_settled_erased(home))
+
+
+async def _ruled(home: Home) -> None:
+    async with learning(home) as system:
+        runs = [(await operate(system, "crash", text=f"closed-{SECRET}/x"))[0] for _ in range(3)]
+        await system.lessons.settled()
+        await system.lessons.consolidate("learner")
+        before, _ending = await operate(system, "crash", text="other")
+        system.lessons.decide(1, accept=True)
+        rules = system.proposals.rules("learner", "- Be brief")
+        later, _ending = await operate(system, "crash", text="other", rules=rules)
+        await system.lessons.settled()
+        doomed = await asyncio.to_thread(system.eraser.plan, runs)
+        assert later in doomed.carried
+        assert before not in doomed.carried
+        await asyncio.to_thread(system.eraser.erase, doomed, "a test")
+    held = [path for path in home.root.rglob("*") if path.is_file() and "cache" not in path.parts]
+    assert [path.name for path in held if SECRET.encode() in path.read_bytes()] == []
+
+
+def test_a_run_whose_rules_had_an_accepted_line_goes_with_what_it_was_drawn_from(home: Home) -> None:
+    """The rules stand in the run's own row; a run of before the decision stays."""
+    asyncio.run(_ruled(home))
+
+
 def test_proposals_are_kept_apart_by_agent(tmp_path: Path) -> None:
     """Marks and proposals survive; purging takes those that rest on a run, and no other."""
     proposals = Proposals(tmp_path / "proposals.db")

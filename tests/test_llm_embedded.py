@@ -287,6 +287,7 @@ def test_repeated_crashes_are_answered_with_growing_pauses(tmp_path: Path) -> No
 
     run(test)
     assert "ValueError" in (tmp_path / "worker.log").read_text()
+    assert stat.S_IMODE((tmp_path / "worker.log").stat().st_mode) == 0o600
 
 
 def test_the_instant_model_answers_from_its_function() -> None:

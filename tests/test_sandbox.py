@@ -275,7 +275,7 @@ def test_more_runs_than_places_wait_for_each_other(misbehave: Guest) -> None:
 
 
 def test_a_closed_sandbox_gives_its_address_space_back() -> None:
-    """Hundreds of sandboxes, one after the other, each closed: without that the system refuses mappings at about 250."""
+    """Hundreds of sandboxes, each closed before the next: else the system refuses mappings after about 250."""
     closed = []
     for _ in range(400):
         closed.append(WasmSandbox(COMPILED))

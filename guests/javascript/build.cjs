@@ -57,7 +57,8 @@ export { handle };
       conditions: ["import", "module"],
       target: "es2023",
       supported: { "async-await": false, "async-generator": false, "for-await": false, "top-level-await": false },
-      plugins: [guestLibrary(library)],
+      plugins: [guestLibrary(library), withoutMaps],
+      tsconfigRaw: "{}",
       external: ["loket:*"],
       define: { "process.env.NODE_ENV": '"production"' },
       banner: { js: MAP },
@@ -79,6 +80,21 @@ export { handle };
   const known = { sources: sources.map((name) => shown(name, directory)), mappings };
   return code.replace(MAP, () => `globalThis.__loket_map = ${JSON.stringify(known)};`);
 }
+
+/**
+ * Sources as they are, without a source map of their own: its comment may name any file of this machine, and what that
+ * says would stand in the component. Of several comments the last one counts, so one that leads to nothing is added.
+ * (`tsconfig.json` is not read for the same reason: it may extend any file, and errors quote it.)
+ */
+const withoutMaps = {
+  name: "without-maps",
+  setup(build) {
+    build.onLoad({ filter: /\.[cm]?[jt]sx?$/, namespace: "file" }, (given) => {
+      const contents = `${fs.readFileSync(given.path, "utf8")}\n//# sourceMappingURL=data:application/json,{}`;
+      return { contents, loader: "default" };
+    });
+  },
+};
 
 /** The library under a name of its own, so that no path of this machine gets into the component. */
 function guestLibrary(library) {

@@ -25,12 +25,13 @@ from loket.contracts import (
     Principal,
     Provider,
     RunRequest,
+    command,
 )
 from loket.contracts.catalogue import STOCK
 from loket.delegation import Delegation, ending_of
 from loket.erasure import Eraser
 from loket.home import Home, hold
-from loket.kernel.constraints import check_constraints, widened
+from loket.kernel.constraints import check_constraints
 from loket.kernel.counter import Counter
 from loket.kernel.engine import Engine
 from loket.kernel.grants import Grants
@@ -153,6 +154,7 @@ class Loket:
             journal=self.journal,
             unlearned=self.database.unlearned,
             unfinished=self.engine.unfinished,
+            is_erased=self.database.is_erased,
             capability=lambda name: self.registry.find(name).capability,
             secrets=lambda: [value for name in vault.names() if (value := vault.get(name))],
             proposals=self.proposals,
@@ -167,11 +169,16 @@ class Loket:
             (self.brain, values, files, messages),
             self.engine.unfinished,
             purge=self._purge,
+            rules=self.proposals.rules_of,
+            kept=files.kept,
+            settle=self.lessons.settle,
         )
         self.replayer = Replayer(self.counter, self.journal, self.load, request_of)
         self._packages: dict[str, tuple[ModuleRef, Package]] = {}
         self.unreadable: dict[str, LoketError] = {}
         """Installed modules whose folder cannot be read, and why; the others go on."""
+        self.unreadable_runs: list[str] = []
+        """Unfinished runs that could not go on at the start, because nobody can read them; the others went on."""
         self._messages: dict[tuple[str, str], asyncio.Future[str]] = {}
 
     def _purge(self, runs: Collection[str]) -> None:
@@ -194,12 +201,20 @@ class Loket:
             await provider.start()
         await asyncio.to_thread(self._read_modules)
         if resume:
-            await asyncio.to_thread(self.eraser.resume)
+            with contextlib.suppress(LoketError):  # kept in `unfinished_erasure`, and tried again
+                await asyncio.to_thread(self.eraser.resume)
+        self.unreadable_runs = self.database.unreadable_runs()
         resumed = self.engine.resume(self.database.unfinished()) if resume else 0
         self.delegation.stop_orphans()
         if resume:
             await self.lessons.start()
         return resumed
+
+    @property
+    def unfinished_erasure(self) -> str | None:
+        """Why an erasure is not done everywhere, and what to do; None where all are."""
+        error = self.eraser.interrupted
+        return None if error is None else f"{error.message} ({error.remedy})"
 
     async def close(self) -> None:
         """Stop everything; works after a failed start too."""
@@ -285,7 +300,7 @@ class Loket:
         check_constraints(known, constraints)
         if add:
             held = [grant for grant in self.grants.held(ref.publisher, ref.id) if grant.capability == capability]
-            constraints = widened(known, held[0].constraints, constraints) if held else constraints
+            constraints = known.widened(held[0].constraints, constraints) if held else constraints
         grant = Grant(ref.publisher, ref.id, capability, constraints, "owner", self.now(), "granted by command")
         self.grants.allow(grant)
         return grant
@@ -296,7 +311,7 @@ class Loket:
             raise BadInput(
                 "package.publisher",
                 f"{name} is installed from publisher {held[0].publisher}, and this one is from {publisher}",
-                f"choose another id, or remove it first: loket remove {name}",
+                f"choose another id, or remove it first: {command('remove', name) or 'loket remove MODULE'}",
             )
 
     def _check_granted(self, granted: Sequence[str], asked: set[str], name: str) -> None:

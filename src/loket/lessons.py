@@ -13,6 +13,7 @@ nothing, so there are no loops.
 
 import asyncio
 import contextlib
+import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -44,6 +45,9 @@ OVERLAP_S = 60.0
 RECURRING = 3
 """Occurrences of lessons with one capability and code from which they are consolidated."""
 
+_SETTLE_S = 30.0
+"""Seconds that an erasure waits for what is being drawn from runs: it takes milliseconds where nothing is wrong."""
+
 _ALL = 200
 """Memories that one search answers at most."""
 
@@ -57,8 +61,9 @@ class Lessons:
     """Draws lessons from runs, and consolidates them when their agent is idle. Used on the event loop.
 
     `rows` gives the journal's rows of a run, `unlearned` the failed runs of modules that ended since a time and have
-    no lesson, `unfinished` the unfinished runs. `capability` raises `LoketError` for an unknown one. `secrets` gives
-    the values that no lesson may hold. With `idle_s`, an agent without a run for so many seconds is consolidated.
+    no lesson, `unfinished` the unfinished runs, `is_erased` whether a run was erased. `capability` raises `LoketError`
+    for an unknown one. `secrets` gives the values that no lesson may hold. With `idle_s`, an agent without a run for so
+    many seconds is consolidated.
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class Lessons:
         journal: Journal,
         unlearned: Callable[[float], Sequence[str]],
         unfinished: Callable[[], Mapping[str, RunState]],
+        is_erased: Callable[[str], bool],
         capability: Callable[[str], Capability],
         secrets: Callable[[], Iterable[str]],
         proposals: Proposals,
@@ -79,6 +85,10 @@ class Lessons:
         self._journal = journal
         self._unlearned = unlearned
         self._unfinished = unfinished
+        self._is_erased = is_erased
+        self._drawing: set[object] = set()
+        """One for each thing that is being drawn from runs at this moment."""
+        self._drawn = threading.Condition()
         self._capability = capability
         self._secrets = secrets
         self._proposals = proposals
@@ -130,6 +140,28 @@ class Lessons:
         while self._work is not None and not self._work.done():
             await asyncio.wait([self._work])
 
+    def settle(self) -> None:
+        """Wait until all that is being drawn from runs at this moment is written, at most half a minute.
+
+        For an erasure, in a thread of its own, after it has destroyed keys: what is drawn later sees that.
+        """
+        with self._drawn:
+            begun = set(self._drawing)
+            self._drawn.wait_for(lambda: not begun & self._drawing, _SETTLE_S if _in_thread() else 0.0)
+
+    @contextlib.contextmanager
+    def _draws(self) -> Iterator[None]:
+        """What is done in here reads runs and writes what it made of them; an erasure of these runs waits for it."""
+        mark = object()
+        with self._drawn:
+            self._drawing.add(mark)
+        try:
+            yield
+        finally:
+            with self._drawn:
+                self._drawing.remove(mark)
+                self._drawn.notify_all()
+
     async def close(self) -> None:
         """Finish what is begun, and keep for the next start what cannot be finished."""
         if self._idle is not None:
@@ -148,7 +180,8 @@ class Lessons:
         while self._todo:
             thing = self._todo.popleft()
             try:
-                await (self._learn(thing) if isinstance(thing, str) else self._settle(thing))
+                with self._draws():
+                    await (self._learn(thing) if isinstance(thing, str) else self._settle(thing))
             except LoketError:
                 self._stuck = True
             if self._started and isinstance(thing, str):
@@ -191,7 +224,8 @@ class Lessons:
 
     async def _item(self, agent: str, lesson: Lesson) -> dict[str, Any]:
         """The memory that a lesson makes, with the occurrences before it counted."""
-        known = {memory.key: memory for memory in await self._about(agent, lesson.subject)}
+        _run, held, _labels = await self._about(agent, lesson.subject)
+        known = {memory.key: memory for memory in held}
         before = known.get(lesson.key)
         summary = getattr(self._known(lesson.subject), "summary", None)
         return {
@@ -202,22 +236,22 @@ class Lessons:
             **({"gist": summary} if summary else {}),
         }
 
-    async def _about(self, agent: str, subject: str) -> list[Told]:
-        """The lessons about a capability that Loket has drawn and that hold."""
-        _run, memories, _labels = await self._search(agent, {"subject": subject, "kinds": ["lesson"]})
-        return memories
+    async def _about(self, agent: str, subject: str) -> tuple[RunRequest, list[Told], Labels]:
+        """The lessons about a capability that Loket has drawn and that hold, as `_search` answers them."""
+        return await self._search(agent, {"subject": subject, "kinds": ["lesson"]})
 
     async def _settle(self, grant: Grant) -> None:
         """Supersede the lessons that a grant makes obsolete, so that the agent tries again."""
         texts = [text for listed in grant.constraints.values() for text in listed]
+        run, held, labels = await self._about(grant.module, grant.capability)
         items = [
             _settled(memory, "the owner has allowed it since")
-            for memory in await self._about(grant.module, grant.capability)
+            for memory in held
             if memory.code == "grant.missing"
             or (memory.code == "grant.constraint" and (not texts or memory.what in texts))
         ]
         if items:
-            await self._add(grant.module, items, ())
+            await self._add(grant.module, items, labels, parent=run)
 
     # When idle
 
@@ -241,6 +275,10 @@ class Lessons:
         Answers `procedures` (ids of the new memories) and `proposed` (how many proposals are new or changed). The
         lessons stay as they are, and each procedure cites them by id.
         """
+        with self._draws():
+            return await self._consolidate(agent)
+
+    async def _consolidate(self, agent: str) -> dict[str, Any]:
         await asyncio.to_thread(self._proposals.set_due, agent, due=False)
         run, memories, labels = await self._search(agent, {"kinds": ["lesson", "procedure"]})
         held = {(one.subject, one.key): one.text for one in memories if one.kind == "procedure"}
@@ -252,7 +290,7 @@ class Lessons:
 
     def _propose(self, agent: str, group: Sequence[Told]) -> bool:
         """Propose a rule where something is refused again and again; what merely fails may work tomorrow."""
-        if not group[0].refused:
+        if not group[0].refused or any(self._is_erased(one.run) for one in group):
             return False
         ids, runs = [one.id for one in group], {one.run for one in group}
         topic = f"{group[0].subject} {group[0].code}"
@@ -282,8 +320,11 @@ class Lessons:
         return request, [told(one) for one in memories if one["source"] == str(HOST)], ending.labels
 
     async def _add(
-        self, agent: str, items: Sequence[Mapping[str, Any]], labels: Labels, parent: RunRequest | None = None
+        self, agent: str, items: Sequence[Mapping[str, Any]], labels: Labels, parent: RunRequest
     ) -> list[int]:
+        """Store memories that were drawn from a run; nothing where that run has been erased meanwhile."""
+        if await asyncio.to_thread(self._is_erased, parent.id):
+            return []
         ending = await self._done(self._request(agent, "brain.add", {"items": list(items)}, labels, parent))
         return list((ending.answer or {})["ids"])
 
@@ -312,6 +353,14 @@ class Lessons:
             accepted=now,
             parent=parent.id if parent else None,
         )
+
+
+def _in_thread() -> bool:
+    """Whether this thread runs no event loop: one that does would wait for itself."""
+    with contextlib.suppress(RuntimeError):
+        asyncio.get_running_loop()
+        return False
+    return True
 
 
 def _resolves(history: Sequence[Recorded]) -> bool:

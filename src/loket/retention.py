@@ -6,7 +6,7 @@ Only the old runs go, and what they wrote: a younger run that recalled something
 import asyncio
 from collections.abc import Callable, Mapping
 
-from loket.contracts import Damaged, Failed
+from loket.contracts import LoketError
 from loket.erasure import Eraser
 from loket.store.kernel import KernelDatabase
 
@@ -40,7 +40,9 @@ class Retention:
         return found
 
     def apply(self) -> int:
-        """Erase what is due; how many runs that were."""
+        """Finish what was interrupted, and erase what is due; how many runs were due. Raises `LoketError`."""
+        if self._database.interrupted_erasures():
+            self._eraser.resume()
         runs = self.due()
         if runs:
             self._eraser.erase(self._eraser.plan(runs, only=True), "retention")
@@ -48,9 +50,9 @@ class Retention:
 
     async def keep(self, every_s: float = EVERY_S, failed: Callable[[str], None] = lambda _said: None) -> None:
         """Apply it now and again and again, until cancelled. `failed` is told of what could not be erased."""
-        while self._days:
+        while True:
             try:
                 await asyncio.to_thread(self.apply)
-            except (Damaged, Failed) as error:
+            except LoketError as error:
                 failed(f"retention: {error.message}")
             await asyncio.sleep(every_s)

@@ -5,6 +5,9 @@ from typing import Any
 
 import jsonschema_rs
 
+_SAID = 300
+"""Characters of what is wrong with a value, and of where: the library quotes the value, which may have megabytes."""
+
 
 def _fetch_nothing(address: str) -> Any:
     """A schema reaches nothing but itself."""
@@ -23,7 +26,13 @@ def compile_check(schema: Mapping[str, Any]) -> Callable[[Any], str | None]:
         if is_valid(value):
             return None
         error = next(iter(validator.iter_errors(value)))
-        where = ".".join(str(part) for part in error.instance_path)
-        return f"{where}: {error.message}" if where else error.message
+        where = _shortened(".".join(str(part) for part in error.instance_path))
+        return f"{where}: {_shortened(error.message)}" if where else _shortened(error.message)
 
     return check
+
+
+def _shortened(text: str) -> str:
+    """Its beginning and its end, where the reason stands behind the value that is quoted."""
+    half = _SAID // 2
+    return text if len(text) <= _SAID else f"{text[:half]}...{text[-half:]}"

@@ -30,3 +30,30 @@ export function operation<Args extends Arguments = Arguments, Result = unknown>(
   name: string,
   fn: (args: Args) => Result,
 ): (args: Args) => Result;
+
+/** A memory as `brain.search` answers it. */
+export type Memory = {
+  id: number;
+  text: string;
+  kind: "episode" | "fact" | "correction" | "lesson" | "procedure";
+  subject?: string | null;
+  key?: string | null;
+  speaker?: string | null;
+  score: number;
+  /** Who stored it, written by the host: `host:lessons` for what Loket drew from an error. */
+  source: string;
+  run: string;
+  labels: string[];
+  created: string;
+  happened?: string;
+  replaced_by?: number | null;
+  closed?: string | null;
+};
+
+/**
+ * Recall lessons about a capability (`lessons("net.fetch")`, the newest first) or a topic in words (best first): what
+ * was tried, why it did not work (`Because: `) and what to do instead (`Instead: `). At most `limit` (5).
+ *
+ * Needs a grant for `brain.search`. Throws `Refused` as `call` does.
+ */
+export function lessons(about: string, limit?: number): Memory[];

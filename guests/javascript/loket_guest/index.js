@@ -16,7 +16,11 @@
  * A module is started anew for each run and nothing that it keeps in variables survives. After a wait the run is done
  * again from its start with the answers that the counter gave before, so an operation must not depend on anything
  * that does not come from its arguments or from `call`.
+ *
+ * What was refused or failed in a run is remembered as a lesson: `lessons("net.fetch")` recalls those about a
+ * capability, before the same thing is tried again.
  */
 
 export { Refused, call } from "./counter.js";
+export { lessons } from "./lessons.js";
 export { operation } from "./operations.js";

@@ -1,13 +1,18 @@
-"""The manifest of a backup: `backup.json`, with the SHA-256 and the size of each of its files."""
+"""The manifest of a backup: `backup.json`, with the SHA-256 and the size of each of its files.
+
+Whoever can write to a backup can make those anew. So the manifest of the content carries a seal, by a key that follows
+from the master key: it is in the folder with the keys, and not in this one.
+"""
 
 import contextlib
 import datetime as dt
 import hashlib
+import hmac
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from loket.contracts import BadInput, Damaged
@@ -34,12 +39,16 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a folder of a backup holds. `created` is ISO 8601 in UTC, `loket` the version that wrote it."""
+    """What a folder of a backup holds. `created` is ISO 8601 in UTC, `loket` the version that wrote it.
+
+    `seal` is an HMAC-SHA256 (hex) of all the rest; None for a folder with keys, and what an earlier version wrote.
+    """
 
     kind: str
     loket: str
     created: str
     files: Mapping[str, File]
+    seal: str | None = None
 
     @property
     def size(self) -> int:
@@ -52,14 +61,38 @@ def now() -> str:
     return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
 
 
-def write_manifest(folder: Path, kind: str, version: str, created: str) -> Manifest:
-    """Make the manifest of all files in a folder, and write it there."""
+def write_manifest(folder: Path, kind: str, version: str, created: str, key: bytes | None = None) -> Manifest:
+    """Make the manifest of all files in a folder, sealed with `key` if one is given, and write it there."""
     found = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MARK)
     files = {path.relative_to(folder).as_posix(): _described(path) for path in found}
     manifest = Manifest(kind, version, created, files)
+    if key is not None:
+        manifest = replace(manifest, seal=_seal(manifest, key))
     text = json.dumps({"format": FORMAT, **asdict(manifest)}, indent=1)
     write_synced(folder / NAME, text.encode() + b"\n")
     return manifest
+
+
+def _seal(manifest: Manifest, key: bytes) -> str:
+    """HMAC-SHA256 (hex) of the manifest without its seal, as JSON with sorted keys and without blanks."""
+    said = {"format": FORMAT, **asdict(replace(manifest, seal=None))}
+    return hmac.digest(key, json.dumps(said, sort_keys=True, separators=(",", ":")).encode(), "sha256").hex()
+
+
+def check_seal(folder: Path, manifest: Manifest, key: bytes) -> None:
+    """Raises `Damaged` (`backup.forged`) where a manifest was not written by who has this key."""
+    if manifest.seal is None:
+        raise Damaged(
+            "backup.forged",
+            f"{folder / NAME} carries no seal: somebody took it away, or Loket {manifest.loket} wrote none yet",
+            "use another backup; one of an earlier version is restored by that version",
+        )
+    if not hmac.compare_digest(manifest.seal.encode(), _seal(manifest, key).encode()):
+        raise Damaged(
+            "backup.forged",
+            f"{folder / NAME} does not carry the seal of these keys: it was changed, or they are of another home",
+            "use another backup, or the keys of the home that it was taken of",
+        )
 
 
 def read_manifest(folder: Path, kind: str) -> Manifest:
@@ -74,7 +107,8 @@ def read_manifest(folder: Path, kind: str) -> Manifest:
                 "backup.newer", f"{folder} was written by Loket {value['loket']}", "install that one or newer"
             )
         files = {_checked(name): File(str(one["sha256"]), int(one["size"])) for name, one in value["files"].items()}
-        manifest = Manifest(str(value["kind"]), str(value["loket"]), str(value["created"]), files)
+        seal = str(value["seal"]) if value.get("seal") is not None else None
+        manifest = Manifest(str(value["kind"]), str(value["loket"]), str(value["created"]), files, seal)
     except (FileNotFoundError, NotADirectoryError):
         raise BadInput(
             "backup.missing",
@@ -204,7 +238,10 @@ def write_synced(path: Path, data: bytes) -> None:
 
 
 def copy_synced(source: Path, target: Path) -> None:
-    """Copy a file's content to a new file (0600), on the disk when this returns. Follows no link."""
+    """Copy a file's content and its time of change to a new file (0600), on the disk when this returns.
+
+    Follows no link. The time tells whether the owner changed an agent's file since, so it has to be kept.
+    """
     handle = os.open(source, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
     with (
         os.fdopen(handle, "rb") as file,
@@ -212,6 +249,8 @@ def copy_synced(source: Path, target: Path) -> None:
     ):
         shutil.copyfileobj(file, copied, _CHUNK)
         copied.flush()
+        changed = os.fstat(file.fileno()).st_mtime_ns
+        os.utime(target, ns=(changed, changed))
         os.fsync(copied.fileno())
 
 

@@ -1,6 +1,7 @@
 """Restores a backup into a new home.
 
-Everything is compared with the manifest before, and the journal is checked after. What the journal cannot read is said
+Everything is compared with the manifest before, the manifest with its seal where there are keys, and the journal is
+checked after. What the journal cannot read is said
 in it: runs that were erased after the backup was taken stay erased (their keys are gone from the newer `keys.db`), and
 so do all runs where the owner restores without keys.
 """
@@ -16,7 +17,9 @@ from typing import Any
 from loket.backup.manifest import (
     CONTENT,
     KEYS,
+    NAME,
     Manifest,
+    check_seal,
     copy_synced,
     finish,
     growing,
@@ -24,6 +27,7 @@ from loket.backup.manifest import (
     read_manifest,
     verify_files,
 )
+from loket.backup.take import SEAL, would_write
 from loket.contracts import BadInput, Damaged, RowKind, RunStatus
 from loket.home import Home
 from loket.kernel.journal import ERASED, Journal
@@ -43,7 +47,8 @@ class Restored:
     """How a restore came out.
 
     `erased` runs were erased since the backup; `unreadable` ones have no keys, and `brains` names the agents whose
-    encrypted brains were left out because of that.
+    encrypted brains were left out because of that. `vouched` says whether the seal was checked, which proves that the
+    content is what was backed up: without keys nobody knows.
     """
 
     home: Path
@@ -54,6 +59,7 @@ class Restored:
     unreadable: int
     brains: tuple[str, ...]
     faults: tuple[str, ...]
+    vouched: bool
 
     @property
     def ok(self) -> bool:
@@ -76,20 +82,43 @@ def restore(
     `BadInput` and `Damaged` before anything is there.
     """
     _check_empty(target)
-    manifest = read_manifest(folder, CONTENT)
-    sources = [(folder, manifest)] + ([(keys, read_manifest(keys, KEYS))] if keys is not None else [])
+    manifest = _read(folder, CONTENT)
+    sources = [(folder, manifest)] + ([(keys, _read(keys, KEYS))] if keys is not None else [])
     told = _progress(sources, emit)
     for place, found in sources:
         verify_files(place, found, told)
     with growing(target) as partial:
         for place, found in sources:
             _copy(place, found, partial, told)
+        if keys is not None:
+            check_seal(folder, manifest, _key(partial, SEAL))
         brains = _leave_out_encrypted(partial) if keys is None else ()
         _check_databases(partial)
         erased, unreadable, wrong = _mend_journal(Home(partial), now, with_keys=keys is not None)
         finish(partial, target)
     files = sum(len(found.files) for _, found in sources)
-    return Restored(target, files, manifest.created, manifest.loket, erased, unreadable, brains, wrong)
+    vouched = keys is not None
+    return Restored(target, files, manifest.created, manifest.loket, erased, unreadable, brains, wrong, vouched)
+
+
+def _read(folder: Path, kind: str) -> Manifest:
+    """The manifest of a folder. Raises `Damaged` where it lists what no backup has, and what `read_manifest` raises."""
+    manifest = read_manifest(folder, kind)
+    for name in manifest.files:
+        if not would_write(kind, name):
+            raise Damaged(
+                "backup.forged",
+                f"{folder / NAME} lists {name[:200]!r}, which Loket puts into no backup: somebody added it",
+                "use another backup",
+            )
+    return manifest
+
+
+def _key(home: Path, purpose: str) -> bytes:
+    """A key that follows from the restored master key. Raises `Damaged` where the folder with the keys had none."""
+    if not (home / "vault" / "master.json").is_file():
+        raise Damaged("backup.damaged", "the folder with the keys has no master key", "use the keys of another backup")
+    return subkey(master_key(home / "vault", keyring=False), purpose)
 
 
 def _check_empty(target: Path) -> None:
@@ -136,7 +165,7 @@ def _check_databases(home: Path) -> None:
     for path in sorted((*home.glob("*.db"), *home.glob("brains/*.db"))):
         key = None
         if path.parent.name == "brains" and is_plain(path) is False:
-            key = subkey(master_key(home / "vault", keyring=False), f"brain:{path.stem}")
+            key = _key(home, f"brain:{path.stem}")
         _check_database(path, key)
 
 

@@ -15,14 +15,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from loket import __version__
 from loket.backup.manifest import CONTENT, KEYS, copy_synced, finish, growing, make_folder, now, write_manifest
-from loket.contracts import BadInput, Failed
+from loket.contracts import BadInput, Failed, command
 from loket.home import Home
-from loket.providers.vault_key import export_key
+from loket.providers.vault_key import export_key, master_key, subkey
 from loket.store.check import query_file
 from loket.store.copy import copy_file
 
@@ -32,7 +32,13 @@ _LEFT_OUT = frozenset(
 """Names at the top of a home that are not copied as files: what can be made again, what is of one process, and what has
 a way of its own below."""
 
+SEAL = "backup"
+"""The purpose of the key that seals the manifest of the content (`subkey`)."""
+
 _MASTER = frozenset({"master.key", "master.json"})
+_BESIDE = ("-wal", "-shm", "-journal", ".rekey")
+"""Ends the names of files that are part of a database beside them."""
+
 _ATTEMPTS = 5
 _PAUSE_S = 0.05
 
@@ -63,7 +69,8 @@ def take(home: Home, target: Path, parts: Parts, emit: Callable[[dict[str, Any]]
     try:
         with growing(target) as partial, growing(keys) if parts.keys else nullcontext() as partial_keys:
             _copy_content(home, partial, parts, told)
-            manifest = write_manifest(partial, CONTENT, __version__, created)
+            key = subkey(master_key(home.vault, keyring=parts.keyring), SEAL)
+            manifest = write_manifest(partial, CONTENT, __version__, created, key)
             if partial_keys is not None:
                 _copy_keys(home, partial_keys, keyring=parts.keyring)
                 write_manifest(partial_keys, KEYS, __version__, created)
@@ -121,6 +128,25 @@ def _copy_content(home: Home, into: Path, parts: Parts, told: _Told) -> None:
     _check_modules(into)
 
 
+def would_write(kind: str, name: str) -> bool:
+    """Whether a file of this name (relative to the folder, with `/`) can be in a folder of a backup that we took.
+
+    Whoever changes a backup could add others: code that is mapped and run (`cache/`), a token, a lock. Letters count as
+    the same in both cases, as they do on many disks.
+    """
+    top, *below = (part.casefold() for part in PurePosixPath(name).parts)
+    if kind == KEYS:
+        return [top, *below] == ["keys.db"] or (top == "vault" and len(below) == 1 and not below[0].startswith("."))
+    if top == "kernel.db":
+        return not below
+    if top in _LEFT_OUT:
+        return False
+    if top == "files" and below:
+        return True
+    beside_database = len(below) == (1 if top == "brains" else 0) and name.casefold().endswith(_BESIDE)
+    return not beside_database and not any(part.startswith(".") for part in (top, *below))
+
+
 def _turn(home: Home, path: Path) -> tuple[int, str]:
     """Who may be accounted for next: accounts of the gateway, brains, other databases, then files."""
     name = path.relative_to(home.root).as_posix()
@@ -134,17 +160,19 @@ def _files(home: Home, *, models: bool) -> Iterator[Path]:
     for folder, folders, names in os.walk(home.root):
         top = Path(folder) == home.root
         own = home.root / "files" in (Path(folder), *Path(folder).parents)
-        folders[:] = [name for name in folders if own or not (name.startswith(".") or (top and name in left_out))]
+        folders[:] = [
+            name for name in folders if own or not (name.startswith(".") or (top and name.casefold() in left_out))
+        ]
         for name in names:
             path = Path(folder, name)
-            if not (top and name in left_out) and (own or _wanted(home, path)) and not path.is_symlink():
+            if not (top and name.casefold() in left_out) and (own or _wanted(home, path)) and not path.is_symlink():
                 yield path
 
 
 def _wanted(home: Home, path: Path) -> bool:
     """Whether a file is no part of another one: not a log of a database, nor half of a write."""
     database = path.parent in (home.root, home.brains)
-    beside = path.name.endswith(("-wal", "-shm", "-journal", ".rekey"))
+    beside = path.name.endswith(_BESIDE)
     return not path.name.startswith(".") and not (database and beside)
 
 
@@ -198,6 +226,6 @@ def _check_modules(into: Path) -> None:
             raise Failed(
                 "backup.changed",
                 f"the module {name} was changed while the backup was taken, or is not complete in the home",
-                f"back up again; if that says the same: loket remove {name}",
+                f"back up again; if that says the same: {command('remove', name) or 'loket remove MODULE'}",
                 blame="machine",
             )

@@ -94,7 +94,8 @@ def _tell(done: "Restored", *, as_object: bool) -> None:
     if as_object:
         facts = {"home": str(done.home), "files": done.files, "created": done.created, "loket": done.loket}
         counts = {"erased": done.erased, "unreadable": done.unreadable, "brains": list(done.brains)}
-        show.as_json({**facts, **counts, "journal": {"ok": done.ok, "faults": list(done.faults)}, "ok": done.ok})
+        journal = {"ok": done.ok, "faults": list(done.faults)}
+        show.as_json({**facts, **counts, "journal": journal, "vouched": done.vouched, "ok": done.ok})
         return
     show.say(f"{done.files} files of {show.when(done.created)} are in {done.home}")
     if done.erased:
@@ -105,4 +106,6 @@ def _tell(done: "Restored", *, as_object: bool) -> None:
         show.say(f"encrypted brains were left out: {show.word(done.brains)}")
     for reason in done.faults:
         show.say(f"  journal: {reason}")
+    if not done.vouched:
+        show.say("Nobody vouches for the content: without keys it cannot be known whether somebody changed the backup.")
     show.say("The journal verifies." if done.ok else "The journal does not verify: use another backup.")

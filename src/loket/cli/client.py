@@ -37,6 +37,12 @@ def home() -> Home:
     return Home(Path(os.environ.get("LOKET_HOME") or Path.home() / ".loket").expanduser().absolute())
 
 
+def port_given() -> int | None:
+    """The port that `--port` or LOKET_PORT names. Raises `BadInput`."""
+    text = os.environ.get("LOKET_PORT")
+    return port_of(text) if text is not None else None
+
+
 def port_of(text: str) -> int:
     """A port as it is written. Raises `BadInput`."""
     if not (text.isascii() and text.isdigit() and int(text) <= _MOST_PORT):

@@ -33,11 +33,11 @@ def _examined(*, fix: bool) -> Any:
     from loket.doctor import all_sound, examine
 
     if not home.root.is_dir():
-        checks = examine(home)
+        checks = examine(home, port=client.port_given())
         return {"checks": checks, "ok": all_sound(checks)}
     try:
         with hold(home):
-            checks = examine(home, fix=fix)
+            checks = examine(home, fix=fix, port=client.port_given())
     except Failed as error:
         if error.code != "home.held":
             raise

@@ -1,6 +1,7 @@
 """`loket erase`: destroy for good what was said."""
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -37,7 +38,7 @@ def erase(
     args = _what(run, memory, sender, older_than, agent)
     with show.progress("Reading the journal", quiet=json_) as on_event:
         plan = client.perform("erase", on_event, **args, only=only, dry_run=True)
-    if dry_run or not (plan["runs"] or plan["carried"]):
+    if dry_run or not (plan["runs"] or plan["carried"] or plan["memories"]):
         _report(plan, json_=json_)
         return
     if not yes:
@@ -81,18 +82,25 @@ def _report(result: dict[str, Any], *, json_: bool) -> None:
     if json_:
         show.as_json(result)
         return
-    runs, carried = result["runs"], result["carried"]
-    if not runs and not carried:
+    runs, carried, memories = result["runs"], result["carried"], result["memories"]
+    if not runs and not carried and not memories:
         show.say("Nothing fits: there is nothing to erase.")
         return
     verb = "Would erase" if result["dry_run"] else "Erased"
-    show.say(f"{verb} {len(runs)} run(s): {_listed(runs)}")
+    if runs:
+        show.say(f"{verb} {len(runs)} run(s): {_listed(runs)}")
+    if memories:
+        show.say(f"{verb} {len(memories)} memories of runs that the journal does not know: {_listed(memories)}")
     if carried:
         show.say(f"  and {len(carried)} that got to know what was said: {_listed(carried)}")
     if not result["dry_run"]:
         show.say(f"  with {result['things']} memories, values and files; `loket runs verify` still passes")
+    if result["left"]:
+        show.say(f"  left, because you changed them since (delete them yourself): {_listed(result['left'])}")
+    for run in result["unfinished"]:
+        show.say(f"  run {run} got to know it and works still: loket runs stop {run}, then loket erase --run {run}")
 
 
-def _listed(runs: list[str]) -> str:
-    more = f" and {len(runs) - _SHOWN} more" if len(runs) > _SHOWN else ""
-    return ", ".join(runs[:_SHOWN]) + more
+def _listed(names: Sequence[object]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(show.clean(str(name)) for name in names[:_SHOWN]) + more

@@ -6,7 +6,7 @@ import typer
 
 from loket.cli import client, show
 from loket.cli.arguments import Agent
-from loket.contracts import BadInput
+from loket.contracts import BadInput, command
 
 _DECISIONS = ("accept", "reject")
 
@@ -28,13 +28,14 @@ def lessons(
 ) -> None:
     """What an agent has learned from what was refused or failed."""
     if action not in (None, "consolidate"):
-        raise BadInput("lessons.action", f"there is no action {action!r}", f"loket lessons {agent} consolidate")
+        raise BadInput("lessons.action", f"there is no action {action!r}", command("lessons", agent, "consolidate"))
     result = client.perform("lessons.consolidate" if action else "lessons.list", agent=agent)
     if json_:
         show.as_json(result)
     elif action:
         made, proposed = len(result["procedures"]), result["proposed"]
-        show.say(f"{made} new or changed procedures, {proposed} new or changed proposals (loket proposals {agent})")
+        line = command("proposals", agent) or "loket proposals"
+        show.say(f"{made} new or changed procedures, {proposed} new or changed proposals ({line})")
     else:
         _show_lessons(result["lessons"])
 
@@ -58,7 +59,7 @@ def proposals(
         _decide(given[0], given[1:], as_object=json_)
         return
     if len(given) > 1:
-        raise BadInput("proposals.words", f"{given[1]!r} is one word too many", f"loket proposals {given[0]}")
+        raise BadInput("proposals.words", f"{given[1]!r} is one word too many", command("proposals", given[0]))
     result = client.perform("proposals.list", agent=given[0] if given else None)
     if json_:
         show.as_json(result)

@@ -9,7 +9,7 @@ import typer
 
 from loket.cli import client, show
 from loket.cli.arguments import Agent, AnyAgent
-from loket.contracts import BadInput
+from loket.contracts import BadInput, command
 
 _new = typer.Typer(help="Start something of your own.", no_args_is_help=True)
 _grants = typer.Typer(help="What modules may do: list, allow, revoke.", no_args_is_help=True)
@@ -43,7 +43,8 @@ def new_agent(
     if json_:
         show.as_json({"agent": name, "folder": str(folder), "language": language})
     else:
-        show.say(f"Made {folder}. Next: loket build {folder} && loket install {folder} && loket ask {name} Hello")
+        steps = (("build", str(folder)), ("install", str(folder)), ("ask", name, "Hello"))
+        show.say(f"Made {folder}. Next: {' && '.join(filter(None, (command(*step) for step in steps)))}")
 
 
 def build(folder: Folder, json_: show.JsonFlag = False) -> None:
@@ -79,7 +80,7 @@ def install(
         return
     show.say(f"Installed {result['id']} {result['version']} (sha256 {result['digest'][:16]}...)")
     for name in result["asks"]:
-        show.say(f"  not granted: {name}    loket grants allow {result['id']} {name}")
+        show.say(f"  not granted: {name}    {command('grants', 'allow', result['id'], name) or ''}")
 
 
 def _compiled(digest: str) -> bool:

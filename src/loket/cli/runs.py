@@ -33,6 +33,8 @@ def list_(
 
 
 def _status(run: dict[str, Any]) -> str:
+    if "unreadable" in run:
+        return f"{run['status']}, unreadable"
     return f"{run['status']}, erased" if run["erased"] else str(run["status"])
 
 

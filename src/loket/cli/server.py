@@ -1,7 +1,6 @@
 """`loket up` and `loket status`."""
 
 import asyncio
-import os
 
 import typer
 
@@ -15,9 +14,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _port() -> int:
-    text = os.environ.get("LOKET_PORT")
-    if text is not None:
-        return client.port_of(text)
+    given = client.port_given()
+    if given is not None:
+        return given
     from loket.config import load_config
 
     return load_config(client.home().config).port
@@ -40,4 +39,6 @@ def status(json_: show.JsonFlag = False) -> None:
     if json_:
         show.as_json(result)
     else:
-        show.pairs([(name, result[name]) for name in ("version", "home", "agents", "unfinished")])
+        names = ("version", "home", "agents", "unfinished")
+        more = [name for name in ("unreadable", "unfinished_erasure") if result[name]]
+        show.pairs([(name, result[name]) for name in (*names, *more)])

@@ -3,10 +3,12 @@
 import contextlib
 import importlib.util
 import json
+import os
 import signal
 import sys
-from collections.abc import Iterator
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
@@ -17,6 +19,9 @@ from loket.contracts import LoketError
 from loket.home import Home
 
 _HISTORY_LINES = 1_000
+"""Lines of earlier chats that can be had back while typing."""
+
+_Keep: TypeAlias = Callable[[str], None]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -88,8 +93,9 @@ def chat(
     if not json_:
         show.say(f"Loket {__version__}. You talk to {agent}; /help shows what it can do.")
         show.say("Ctrl-C stops waiting for an answer; an empty line or Ctrl-D ends.")
-    with _history(client.home()):
+    with _history(client.home()) as keep:
         while text := _line("" if json_ else "you> "):
+            keep(text)
             _answer(agent, text, conversation, as_object=json_)
 
 
@@ -133,21 +139,27 @@ def _stopped_waiting(run: str | None) -> None:
 
 
 @contextlib.contextmanager
-def _history(home: Home) -> Iterator[None]:
-    """Line editing where somebody types and the system has it; lines are kept in the home, for its user alone."""
+def _history(home: Home) -> Iterator[_Keep]:
+    """Line editing where somebody types and the system has it; gives what keeps a line that was typed.
+
+    Each line is added to the file when it is typed, and the file is never written whole: what is erased meanwhile
+    stays erased.
+    """
     if not sys.stdin.isatty() or importlib.util.find_spec("readline") is None:
-        yield
+        yield lambda _line: None
         return
     import readline
 
     home.prepare()
     path = home.chat_history
     with contextlib.suppress(OSError):
-        readline.read_history_file(path)
-    try:
-        yield
-    finally:
-        readline.set_history_length(_HISTORY_LINES)
-        path.touch(mode=0o600)
-        readline.write_history_file(path)
-        path.chmod(0o600)
+        for line in path.read_text("utf-8", "replace").splitlines()[-_HISTORY_LINES:]:
+            readline.add_history(line)
+    yield lambda line: _append(path, line)
+
+
+def _append(path: Path, line: str) -> None:
+    """Add a line to a file that its user alone may read, made where there is none."""
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
+        file.write(f"{line}\n")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from loket.cli import client, show
-from loket.contracts import BadInput
+from loket.contracts import BadInput, command
 
 _app = typer.Typer(help="Secrets: put, list, remove. Modules get handles of them, never values.", no_args_is_help=True)
 
@@ -33,7 +33,8 @@ def _value(name: str) -> str:
     value: str = typer.prompt(f"Secret {name}", hide_input=True) if sys.stdin.isatty() else sys.stdin.read()
     value = value.removesuffix("\n").removesuffix("\r")
     if not value:
-        raise BadInput("vault.value", f"the secret {name} is empty", f"loket vault put {name} < FILE")
+        line = command("vault", "put", name) or "loket vault put NAME"
+        raise BadInput("vault.value", f"the secret {name} is empty", f"{line} < FILE")
     return value
 
 

@@ -144,8 +144,11 @@ class RowStore(Protocol):
 class AgentStore(Protocol):
     """One SQLite file an agent, opened on demand, at most so many open at once."""
 
-    def open(self, agent: str) -> AbstractContextManager["apsw.Connection"]:
-        """The agent's one connection, held for this caller alone until the context ends."""
+    def open(self, agent: str, limit_s: float | None = None) -> AbstractContextManager["apsw.Connection"]:
+        """The agent's one connection, held for this caller alone until the context ends.
+
+        Statements are ended after a while, `limit_s` seconds where that is given.
+        """
 
 
 class Erasable(Protocol):

@@ -26,6 +26,7 @@ _CHECKS: tuple[tuple[str, Callable[[Patient], Iterator[Check]]], ...] = (
     ("databases", data.databases),
     ("brains", data.brains),
     ("journal", data.journal),
+    ("erasures", data.erasures),
     ("clock", data.clock),
     ("vault", data.vault),
     ("modules", programs.modules),
@@ -40,15 +41,18 @@ def examine(
     brains: AgentDatabases | None = None,
     journal: Journal | None = None,
     fix: bool = False,
+    port: int | None = None,
 ) -> list[dict[str, Any]]:
     """All checks of a home, worst news not first: in the order in which one would look.
 
     `brains` and `journal` are those of the system that runs in this process; without them nobody may hold the home.
+    `port` is the one that goes before that of the settings.
+
     Each check has `name`, `status` (`ok`, `warning`, `failed`), `detail`, `remedy`, `fixable`, and `fixed`: what `fix`
     did about it.
     """
     checks, config = _config(home)
-    patient = Patient(home, config, brains, journal, fix=fix)
+    patient = Patient(home, config, brains, journal, fix=fix, given_port=port)
     for name, look in _CHECKS:
         if name == "home" or home.root.is_dir():
             checks.extend(_looked(name, look, patient))

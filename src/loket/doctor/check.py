@@ -36,6 +36,13 @@ class Patient:
     brains: AgentDatabases | None
     running: Journal | None
     fix: bool
+    given_port: int | None = None
+    """The port that `--port` or LOKET_PORT names, which goes before that of the settings."""
+
+    @property
+    def port(self) -> int:
+        """The port that `loket up` would take."""
+        return self.config.port if self.given_port is None else self.given_port
 
     def brain_key(self, agent: str) -> bytes:
         """The key of an encrypted brain."""

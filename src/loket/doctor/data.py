@@ -107,6 +107,18 @@ def journal(patient: Patient) -> Iterator[Check]:
             yield sound("journal", "the chain and its seal are sound")
 
 
+def erasures(patient: Patient) -> Iterator[Check]:
+    """Every erasure that was begun is done everywhere."""
+    path = patient.home.database
+    tables = query_file(path, "SELECT 1 FROM sqlite_master WHERE name = 'erasing'") if path.exists() else []
+    [(waiting,)] = query_file(path, "SELECT count(*) FROM erasing") if tables else [(0,)]
+    if waiting:
+        said = f"{waiting} run(s) are being erased, and a store has something of them still"
+        yield warning("erasures", said, "start Loket, which goes on with it and says what is in the way: loket up")
+    else:
+        yield sound("erasures", "nothing is left of what was erased")
+
+
 @contextlib.contextmanager
 def _journal(patient: Patient) -> Iterator[Journal | None]:
     """The running system's journal, or the home's. Raises `Damaged` where its keys are missing: none are made here."""

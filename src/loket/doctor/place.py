@@ -6,6 +6,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 
 from loket.backup.manifest import PARTIAL, abandoned
 from loket.doctor.check import FAILED, WARNING, Check, Patient, failed, mendable, mended, sound, warning
@@ -24,7 +25,7 @@ def home(patient: Patient) -> Iterator[Check]:
     if not root.is_dir():
         yield failed("home", f"there is no home at {root}", "loket up makes one; --home names another one")
     elif os.name == "posix" and root.stat().st_uid != os.geteuid():
-        yield failed("home", f"{root} belongs to another user", f"sudo chown -R $(id -un) {root}")
+        yield failed("home", f"{root} belongs to another user", f"sudo chown -R $(id -un) {quote(str(root))}")
     else:
         yield sound("home", str(root))
 
@@ -46,7 +47,7 @@ def permissions(patient: Patient) -> Iterator[Check]:
             path.chmod(wanted)
             yield mended("permissions", detail, f"set to {wanted:04o}")
         else:
-            yield mendable("permissions", FAILED, detail, f"chmod {wanted:o} {path}, or loket doctor --fix")
+            yield mendable("permissions", FAILED, detail, f"chmod {wanted:o} {quote(str(path))}, or loket doctor --fix")
     if not count:
         yield sound("permissions", "only you can read what is private")
 
@@ -84,7 +85,7 @@ def server(patient: Patient) -> Iterator[Check]:
 def port(patient: Patient) -> Iterator[Check]:
     """The port is free, or ours."""
     said = patient.home.running()
-    wanted = patient.config.port
+    wanted = patient.port
     if said is not None and said["port"] == wanted and _answers(wanted):
         yield sound("port", f"port {wanted} is ours")
     elif _answers(wanted):
@@ -133,4 +134,9 @@ def _left(root: Path, *, running: bool) -> Iterator[Path]:
         if folder.is_dir():
             yield from (path for path in sorted(folder.iterdir()) if path.name.startswith(_TEMPORARY))
     yield from sorted(root.glob(f"brains/*{LEFT}"))
-    yield from (path for path in sorted(root.parent.glob(f"*{PARTIAL}")) if abandoned(path))
+    yield from (path for path in sorted(root.parent.glob(f"*{PARTIAL}")) if _our_leftover(path))
+
+
+def _our_leftover(path: Path) -> bool:
+    """A link is not ours, and what it leads to even less."""
+    return not path.is_symlink() and abandoned(path)

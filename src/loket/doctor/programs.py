@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from loket import __version__
-from loket.contracts import LoketError
+from loket.contracts import LoketError, command
 from loket.doctor.check import WARNING, Check, Patient, failed, mendable, mended, sound, warning
 from loket.packages.install import read_installed
 from loket.providers.llm_discover import find_embedded
@@ -48,7 +48,8 @@ def modules(patient: Patient) -> Iterator[Check]:
         wrong = _module(home.root / folder, home.modules, digest)
         if wrong is not None:
             bad += 1
-            yield failed("modules", f"{name}: {wrong}", f"install it again: loket install DIR (or loket remove {name})")
+            line = command("remove", name) or "loket remove MODULE"
+            yield failed("modules", f"{name}: {wrong}", f"install it again: loket install DIR (or {line})")
     if not bad:
         yield sound("modules", f"{len(rows)} modules are complete")
 

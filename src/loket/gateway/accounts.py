@@ -125,9 +125,9 @@ class Accounts:
         return str(hashed)
 
     async def change(self, password: str, old: str | None) -> None:
-        """Change the password and end all sessions. `old` is checked; None is for who has the home.
+        """Change the password, end all sessions, and forgive the attempts so far.
 
-        Raises `BadInput`, `Refusal` for a wrong old one, `Busy`.
+        `old` is checked; None is for who has the home. Raises `BadInput`, `Refusal` for a wrong old one, `Busy`.
         """
         name, data = await self.name(), checked(password)
         if name is None:
@@ -136,10 +136,11 @@ class Accounts:
         hashed = await self._passwords.hashed(data)
         if not await asyncio.to_thread(self._store.change, hashed, self._now(), before):
             raise Refusal("login.wrong", "the password was changed meanwhile", "log in with the new one", blame="owner")
+        await asyncio.to_thread(self._store.forgive, _bucket(name))
 
     async def _attempt(self, name: str) -> int:
         """Count an attempt; its bucket. Raises `Busy` where it is too early for one."""
-        bucket = int.from_bytes(hashlib.sha256(_bytes(name)).digest()[:4], "big") % _BUCKETS
+        bucket = _bucket(name)
         wait = await asyncio.to_thread(self._store.attempt, bucket, self._now(), delay, FORGET_S)
         if wait > 0:
             raise Busy(
@@ -161,6 +162,11 @@ def checked_name(name: str) -> str:
             "loket account create ana",
         )
     return name
+
+
+def _bucket(name: str) -> int:
+    """Where the attempts with a name are counted."""
+    return int.from_bytes(hashlib.sha256(_bytes(name)).digest()[:4], "big") % _BUCKETS
 
 
 def _bytes(text: str) -> bytes:

@@ -4,6 +4,7 @@ A page in a browser can send requests to loopback. So the host has to be this ma
 that says where it comes from has to come from our own origin. There are no CORS headers, ever: no other page may read.
 """
 
+import re
 from collections.abc import Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,9 +16,12 @@ HEAD_LIMIT = 16 << 10
 """Bytes of a request's line and headers."""
 
 _MOST_HEADERS = 64
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+_LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?")
 _ONCE = (b"host", b"origin", b"authorization", b"content-type", b"content-length", b"sec-fetch-site")
 _HTTP_PORT = 80
+_LENGTH = "gateway.length"
+_CLOSED = {"Connection": "close"}
+"""Where a body ends is not known then, so nothing that follows on the connection is read."""
 
 SECURITY_HEADERS: Mapping[bytes, bytes] = {
     b"cache-control": b"no-store",
@@ -42,7 +46,7 @@ class Checked:
             await send(message)
 
         refused = refusal(scope)
-        app = self._app if refused is None else answer(refused)
+        app = self._app if refused is None else answer(refused, headers=_CLOSED if refused.code == _LENGTH else None)
         await app(scope, receive, guarded)
 
 
@@ -57,13 +61,15 @@ def refusal(scope: Scope) -> LoketError | None:
     twice = [name for name in _ONCE if sum(name == given for given, _ in headers) > 1]
     if twice:
         return BadInput("gateway.twice", f"the header {twice[0].decode()} is there twice", "send it once")
+    names = {name for name, _ in headers}
+    if {b"content-length", b"transfer-encoding"} <= names:  # two who read it may part its body differently
+        return BadInput(_LENGTH, "the request has both Content-Length and Transfer-Encoding", "send one of them")
     given = {name: value.decode("latin-1") for name, value in headers if name in _ONCE}
     return _foreign(given.get(b"host", ""), given.get(b"origin"), scope)
 
 
 def _foreign(host: str, origin: str | None, scope: Scope) -> LoketError | None:
-    name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-    if name not in _LOOPBACK:
+    if not _LOOPBACK.fullmatch(host):
         return Refusal(
             "gateway.host", f"the host {host[:80]!r} is not this machine", "use 127.0.0.1 or localhost", blame="owner"
         )

@@ -19,7 +19,10 @@ _LIMIT: shapes.Schema = {"type": "integer", "minimum": 1, "maximum": 1000, "defa
 _MESSAGE = taken(
     {
         "text": text(_MOST_TEXT, "what is said"),
-        "conversation": {**text(200, "messages of one conversation are answered in order"), "default": "main"},
+        "conversation": {
+            **text(200, "messages of one conversation are answered in order; no control characters"),
+            "default": "main",
+        },
         "message": text(200, "an id of your own: sent twice, it is answered once"),
     },
     "text",
@@ -52,6 +55,12 @@ async def _operation(services: Services, asked: Asked) -> Response:
 
 
 async def _send(services: Services, asked: Asked) -> Response:
+    if not asked.body.get("conversation", "").isprintable():
+        raise BadInput(
+            "arguments.conversation",
+            "the name of the conversation holds control characters or breaks of lines",
+            'name it with letters, digits and blanks, such as {"conversation": "main"}',
+        )
     if "text/event-stream" not in asked.request.headers.get("accept", ""):
         sent = await services.perform("messages.send", asked.args, unheard)
         return answered(sent, 202, {"Location": f"/v1/runs/{sent['run']}"})
@@ -257,6 +266,7 @@ ROUTES = (
         "allow",
         "Grant a capability to a module, or widen its grant",
         through("grants.allow"),
+        Access.OWNER,
         body=_GRANT,
         answers={200: shapes.GRANT},
         errors=(404,),
@@ -267,6 +277,7 @@ ROUTES = (
         "revoke",
         "Take a grant back",
         through("grants.revoke"),
+        Access.OWNER,
         params={**_AGENT, **_CAPABILITY},
         answers={200: shapes.REVOKED},
         errors=(404,),

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from loket.app import Loket
-from loket.contracts import BadInput
+from loket.contracts import BadInput, RowKind
+from loket.erasure import Done
 from loket.operations.runs import run_id
 from loket.operations.table import Emit, operation
 
@@ -27,8 +28,9 @@ async def erase(
 ) -> dict[str, Any]:
     """Erase runs, the source of an agent's memory, all of a sender, or all that is older than so many days.
 
-    Answers `runs` (named), `carried` (others that got to know it; none with `only`), `things` erased in the stores.
-    With `dry_run` nothing is changed.
+    Answers `runs` (named), `carried` (others that got to know it; none with `only`), `things` erased in the stores,
+    `memories` (ids) whose runs the journal does not know, `left`: files that the owner changed since, which stay, and
+    `unfinished`: runs that got to know it meanwhile, to be stopped and erased. With `dry_run` nothing is changed.
     """
     ways = {"runs": runs, "memory": memory, "sender": sender, "older_than_days": older_than_days}
     given = [name for name, value in ways.items() if value is not None]
@@ -39,15 +41,35 @@ async def erase(
     named = await asyncio.to_thread(_named, system, given[0], ways[given[0]], agent)
     progress = _progress(emit)
     doomed = await asyncio.to_thread(system.eraser.plan, named, only=only, progress=progress)
-    things = 0
+    loose = await asyncio.to_thread(_loose, system, agent, memory) if memory is not None else []
+    done = Done(doomed.runs, 0, (), ())
+    if not dry_run and loose:
+        await asyncio.to_thread(_erase_loose, system, agent, loose)
     if not dry_run and doomed.runs:
-        things = await asyncio.to_thread(system.eraser.erase, doomed, given[0])
+        done = await asyncio.to_thread(system.eraser.erase, doomed, given[0])
     return {
         "runs": sorted(doomed.named),
-        "carried": sorted(doomed.carried),
-        "things": things,
+        "carried": sorted(done.runs - doomed.named),
+        "things": done.things + (0 if dry_run else len(loose)),
+        "memories": loose,
+        "left": list(done.left),
+        "unfinished": list(done.unfinished),
         "dry_run": dry_run,
     }
+
+
+def _loose(system: Loket, agent: str | None, memory: int) -> list[int]:
+    """A memory and its history, where the journal does not know the runs: after a restore it may be older than they."""
+    known = system.database.agents_of_runs()
+    sources = system.brain.sources(system.module(agent or "")[0].id, memory)
+    return [identity for identity, run in sources.items() if run not in known]
+
+
+def _erase_loose(system: Loket, agent: str | None, memories: list[int]) -> None:
+    facts = {"what": "erase.memories", "principal": "owner", "agent": agent, "memories": memories}
+    system.journal.append("", 0, RowKind.NOTE, facts, "{}")
+    system.journal.sync()
+    system.brain.erase_memories(system.module(agent or "")[0].id, memories)
 
 
 def _progress(emit: Emit) -> Callable[[int], None]:
@@ -67,7 +89,7 @@ def _named(system: Loket, way: str, value: Any, agent: str | None) -> list[str]:
         if agent is None:
             raise BadInput("erase.agent", "a memory belongs to an agent, and none is named", "--memory main:7")
         known = system.database.agents_of_runs()
-        return [run for run in system.brain.runs_of(system.module(agent)[0].id, value) if run in known]
+        return sorted({run for run in system.brain.sources(system.module(agent)[0].id, value).values() if run in known})
     if way == "sender":
         return system.database.runs_of_sender(value)
     if value < 0:

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from loket.app import Loket
-from loket.contracts import BadInput, Grant
+from loket.contracts import BadInput, Grant, command
 from loket.operations.table import Emit, operation
 
 
@@ -36,7 +36,7 @@ async def grants_revoke(system: Loket, _emit: Emit, *, agent: str, capability: s
     """Take a grant back; it counts from the next call on."""
     ref, _package = system.module(agent)
     if not await asyncio.to_thread(system.grants.revoke, ref.publisher, ref.id, capability):
-        raise BadInput("grant.none", f"{agent} has no grant for {capability}", f"loket grants list {agent}")
+        raise BadInput("grant.none", f"{agent} has no grant for {capability}", command("grants", "list", agent))
     return {"agent": agent, "capability": capability, "revoked": True}
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from loket.app import Loket
 from loket.contracts import BadInput, Row
+from loket.ledger import compare
 from loket.operations.table import Emit, operation
 
 _MOST_RUNS = 10_000
@@ -53,7 +54,7 @@ async def runs_replay(system: Loket, _emit: Emit, *, run: str) -> dict[str, Any]
 
 @operation("runs.verify")
 async def runs_verify(system: Loket, emit: Emit, *, run: str | None = None) -> dict[str, Any]:
-    """Check the journal's chain and replay one run, or all that are finished."""
+    """Check the journal's chain and the lists of runs and grants, and replay one run, or all that are finished."""
     database = system.database
     runs = [run_id(system, run)] if run is not None else await asyncio.to_thread(database.ended_runs)
     loop = asyncio.get_running_loop()
@@ -61,7 +62,9 @@ async def runs_verify(system: Loket, emit: Emit, *, run: str | None = None) -> d
     def progress(done: int) -> None:
         loop.call_soon_threadsafe(emit, {"type": "progress", "done": done, "total": len(runs)})
 
-    verdicts, faults = await asyncio.to_thread(system.replayer.verify, runs, progress)
+    erasing = await asyncio.to_thread(database.interrupted_erasures)
+    verdicts, faults = await asyncio.to_thread(system.replayer.verify, runs, progress, erasing)
+    faults = [*faults, *await asyncio.to_thread(compare, system.home.database)]
     failed = [{"run": v.run, "reason": v.reason} for v in verdicts if not v.ok]
     broken = [{"row": fault.seq, "run": fault.run, "reason": fault.reason} for fault in faults[:100]]
     return {

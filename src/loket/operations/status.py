@@ -11,12 +11,14 @@ from loket.packages.install import Package
 
 @operation("status")
 async def status(system: Loket, _emit: Emit) -> dict[str, Any]:
-    """Version, home, agents, unfinished runs."""
+    """Version, home, agents, unfinished runs; ids of those that cannot be read, and why an erasure is not done yet."""
     return {
         "version": __version__,
         "home": str(system.home.root),
         "agents": [ref.id for ref, _ in system.modules()],
         "unfinished": len(await asyncio.to_thread(system.database.unfinished)),
+        "unreadable": system.unreadable_runs,
+        "unfinished_erasure": system.unfinished_erasure,
     }
 
 

@@ -12,6 +12,7 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from loket.contracts import BadInput, Failed
@@ -22,6 +23,8 @@ from loket.packages.resources import resource
 from loket.packages.sources import source_error
 
 _TIMEOUT_S = 120
+
+_LONGEST_NAME = 200
 
 
 def component(directory: Path, manifest: Manifest, work: Path, tell: Callable[[str], None]) -> Path:
@@ -110,4 +113,10 @@ def _missing(name: str) -> str:
     if name.startswith("."):
         return f"write the file {name}, or name another one"
     package = "/".join(name.split("/")[: 2 if name.startswith("@") else 1])
-    return f"a module has nothing of Node's own; if it is a package: npm install {package}, in the module's folder"
+    line = f"npm install {quote(package)}" if _can_be_a_name(package) else "install it with npm"
+    return f"a module has nothing of Node's own; if it is a package: {line}, in the module's folder"
+
+
+def _can_be_a_name(package: str) -> bool:
+    """The name stands in a line that people copy, and comes from sources that somebody else may have written."""
+    return package.isprintable() and len(package) <= _LONGEST_NAME and not package.startswith("-")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from loket.contracts import BadInput
+from loket.contracts import BadInput, command
 from loket.packages.files import check_regular, check_tree, read_regular
 from loket.packages.manifest import Manifest, load_manifest
 
@@ -43,7 +43,7 @@ def read_package(folder: Path, stock: Path | None = None) -> Package:
     if manifest.entry is None and (folder / "module.wasm").is_file():
         wasm = folder / "module.wasm"
     if wasm is None or not wasm.is_file():
-        raise BadInput("package.unbuilt", f"{folder} has no built module", f"loket build {folder}")
+        raise BadInput("package.unbuilt", f"{folder} has no built module", command("build", str(folder)))
     check_regular(wasm)
     return _package(folder, manifest, wasm, hashlib.sha256(wasm.read_bytes()).hexdigest())
 
@@ -95,11 +95,19 @@ def _fill(package: Package, folder: Path) -> None:
     for name in _KEPT:
         if os.path.lexists(package.folder / name):
             check_regular(package.folder / name)
-            shutil.copyfile(package.folder / name, folder / name)
+            _private_copy(package.folder / name, folder / name)
     skills = package.folder / "skills"
     if os.path.lexists(skills):
         check_tree(skills)
-        shutil.copytree(skills, folder / "skills", symlinks=True)
+        shutil.copytree(skills, folder / "skills", symlinks=True, copy_function=_private_copy)
+        for path in (folder / "skills", *(folder / "skills").rglob("*")):
+            path.chmod(0o700 if path.is_dir() else 0o600)
+
+
+def _private_copy(source: str | Path, target: str | Path) -> None:
+    """Copy a file that only its user can read."""
+    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    shutil.copyfile(source, target)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -4,7 +4,7 @@ Every effect writes (run, ordinal) with its answer in its own transaction, so pe
 """
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import apsw
@@ -13,6 +13,14 @@ from loket.contracts import AgentStore, Answer, Call, Handler, Refusal, join_lab
 from loket.providers import brain_owner, brain_search, brain_write
 from loket.providers.brain_rows import parse_time, read
 from loket.providers.brain_write import NewMemory
+
+_SLICE = 300
+"""Memories that one transaction erases: well under a second, where a lease has ten."""
+
+_REBUILD_S = 600.0
+"""Seconds that making the index anew may take."""
+
+_ABOUT_ONE = ("brain.correct", "brain.forget", "brain.history")
 
 Change = Callable[[apsw.Connection, Call], dict[str, Any]]
 
@@ -105,30 +113,55 @@ class BrainProvider:
             return [str(identity) for identity in answer["ids"]]
         return [str(answer["id"])] if capability in ("brain.correct", "brain.lesson") else []
 
-    def reads(self, _capability: str, _args: Mapping[str, Any], answer: Mapping[str, Any]) -> list[str]:
-        """Ids of the memories that a journaled call showed."""
-        return [str(memory["id"]) for memory in answer.get("memories", ())]
+    def reads(self, capability: str, args: Mapping[str, Any], answer: Mapping[str, Any]) -> list[str]:
+        """Ids of the memories that a journaled call showed, or whose subject and key went on in what it stored."""
+        shown = [str(memory["id"]) for memory in answer.get("memories", ())]
+        return [*shown, str(args["id"])] if capability in _ABOUT_ONE else shown
 
     def erase(self, agent: str, runs: Collection[str]) -> list[str]:
         """Erase the memories that these runs stored; their ids."""
         wanted = frozenset(runs)
         with self._store.open(agent) as connection:
+            mine = [i for i, run in connection.execute("SELECT id, run FROM memory") if run in wanted]
+        erased = self.erase_memories(agent, mine)
+        with self._store.open(agent) as connection:
             with connection:
-                mine = [i for i, run in connection.execute("SELECT id, run FROM memory") if run in wanted]
-                erased = brain_write.erase(connection, mine, self._now())
                 connection.executemany("DELETE FROM brain_applied WHERE run = ?", [(run,) for run in runs])
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        return erased
+
+    def erase_memories(self, agent: str, identities: Sequence[int]) -> list[str]:
+        """Erase memories with their traces in the index and the write-ahead log; the ids of those that had words.
+
+        So many at a time that each transaction stays far within its time limit and others come in between. Where a
+        memory had no words any more, a crash may have come before its index was rebuilt, so that is done then.
+        """
+        erased: list[int] = []
+        lingers = False
+        for start in range(0, len(identities), _SLICE):
+            part = identities[start : start + _SLICE]
+            with self._store.open(agent) as connection, connection:
+                ids, left = brain_write.erase(connection, part, self._now(), lingers=lingers)
+                for identity in part:
+                    brain_write.forget_source(connection, identity)
+                erased += ids
+                lingers = left or len(ids) < len(part)
+        with self._store.open(agent, _REBUILD_S) as connection:
+            if lingers:
+                with connection:
+                    brain_write.rebuild(connection)
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         return [str(identity) for identity in erased]
 
-    def runs_of(self, agent: str, identity: int) -> list[str]:
-        """The runs that stored a memory and its history. Raises `Refusal` for one that is not there."""
+    def sources(self, agent: str, identity: int) -> dict[int, str]:
+        """A memory and its history: id to the run that stored it. Raises `Refusal` for one that is not there."""
         with self._store.open(agent) as connection:
             ids = brain_write.chain(connection, identity)
             select = "SELECT run FROM memory WHERE id = ?"
-            runs = [str(run) for i in ids for (run,) in connection.execute(select, (i,))]
-        if not runs:
+            found = {i: str(run) for i in ids for (run,) in connection.execute(select, (i,))}
+        if not found:
             raise _unknown(identity)
-        return runs
+        return found
 
     def _once(self, call: Call, change: Change) -> Answer:
         """Perform a change in one transaction, or answer what it answered when it was performed before."""
@@ -174,7 +207,10 @@ class BrainProvider:
         identity = call.args["id"]
         if not connection.execute("SELECT 1 FROM memory WHERE id = ?", (identity,)).fetchone():
             raise _unknown(identity)
-        return {"forgotten": brain_write.erase(connection, brain_write.chain(connection, identity), self._now())}
+        ids, lingers = brain_write.erase(connection, brain_write.chain(connection, identity), self._now())
+        if lingers:
+            brain_write.rebuild(connection)
+        return {"forgotten": ids}
 
     def _lesson(self, connection: apsw.Connection, call: Call) -> dict[str, Any]:
         now = self._now()

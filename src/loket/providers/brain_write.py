@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 
@@ -80,8 +80,15 @@ def chain(connection: apsw.Connection, identity: int) -> list[int]:
     return [row[0] for row in connection.execute(_CHAIN, (identity,))]
 
 
-def erase(connection: apsw.Connection, identities: Iterable[int], now: float) -> list[int]:
-    """Remove the words of memories from the rows and the index; the ids that had any.
+class Erased(NamedTuple):
+    """Ids of the memories that had words, and whether some of these linger in the index until `rebuild`."""
+
+    ids: list[int]
+    lingers: bool
+
+
+def erase(connection: apsw.Connection, identities: Iterable[int], now: float, *, lingers: bool = False) -> Erased:
+    """Remove the words of memories from the rows and the index. With `lingers` it is not looked whether some linger.
 
     What stays of each is a row without words: which run stored it, when, and that it was forgotten. The columns of
     other memories that showed it as context are indexed anew.
@@ -102,9 +109,20 @@ def erase(connection: apsw.Connection, identities: Iterable[int], now: float) ->
         seal(connection, old)
     for other in touched:
         connection.execute(_INDEX, (other,))
-    if any(_lingers(connection, word) for word in words):
-        connection.execute("INSERT INTO recall (recall) VALUES ('rebuild')")
-    return doomed
+    return Erased(doomed, lingers or any(_lingers(connection, word) for word in words))
+
+
+def rebuild(connection: apsw.Connection) -> None:
+    """Make the index anew from what is remembered: seconds, for a large brain."""
+    connection.execute("INSERT INTO recall (recall) VALUES ('rebuild')")
+
+
+def forget_source(connection: apsw.Connection, identity: int) -> None:
+    """Keep of who asked for a memory only what kind of principal that was: a sender's name is personal."""
+    shorter = "UPDATE memory SET source = substr(source, 1, instr(source, ':') - 1) WHERE id = ? AND instr(source, ':')"
+    connection.execute(shorter, (identity,))
+    if connection.changes():
+        seal(connection, identity)
 
 
 def _document_words(connection: apsw.Connection, identity: int) -> set[str]:

@@ -7,12 +7,12 @@ alone, and it was done. No write happens twice, and none overwrites what came af
 """
 
 import contextlib
-import datetime as dt
+import errno
 import json
 import os
 import stat
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,12 @@ from loket.contracts import AgentStore, Answer, Call, Handler, Refusal
 from loket.providers.fs_paths import (
     check_file,
     check_system,
+    entry,
     folder,
+    looks,
     marks,
     open_file,
     parts_of,
-    plain,
     temporary,
     translated,
     walk,
@@ -43,6 +44,12 @@ FS_MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE fs_origin (path TEXT PRIMARY KEY, run TEXT NOT NULL, written REAL NOT NULL) WITHOUT ROWID;
     CREATE INDEX fs_origin_run ON fs_origin (run);
     """,
+    """
+    -- Size and time of change (nanoseconds since 1970) that the file had when it was written: with others it is the
+    -- owner's. NULL where an earlier version wrote it.
+    ALTER TABLE fs_origin ADD COLUMN size INTEGER;
+    ALTER TABLE fs_origin ADD COLUMN modified INTEGER;
+    """,
 )
 """SQL scripts, oldest first; join them with those of other families that live in the same file."""
 
@@ -53,10 +60,21 @@ _BLOCK = 4_096
 _CHARACTER = 4
 """Bytes of the longest character in UTF-8."""
 
-_ORIGIN = "SELECT run, written FROM fs_origin WHERE path = ?"
-_SET_ORIGIN = """INSERT INTO fs_origin VALUES (?, ?, ?)
-    ON CONFLICT (path) DO UPDATE SET run = excluded.run, written = excluded.written"""
-_OF_RUNS = "SELECT path FROM fs_origin WHERE run IN (SELECT value FROM json_each(?)) ORDER BY path"
+_SLICE = 200
+"""Files that are erased at a time: each is synced, and others come in between."""
+
+_NOT_THIS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+"""How the system says that a path is no file any more, or leads through something else."""
+
+_ORIGIN = "SELECT run, written, size, modified FROM fs_origin WHERE path = ?"
+_SET_ORIGIN = """INSERT INTO fs_origin (path, run, written, size, modified) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (path) DO UPDATE SET run = excluded.run, written = excluded.written, size = excluded.size,
+    modified = excluded.modified"""
+_OF_RUNS = """SELECT path, size, modified FROM fs_origin
+    WHERE run IN (SELECT value FROM json_each(?)) AND path > ? ORDER BY path LIMIT ?"""
+_FORGET_ORIGINS = """DELETE FROM fs_origin
+    WHERE run IN (SELECT value FROM json_each(?)) AND path NOT IN (SELECT value FROM json_each(?))"""
+_FORGET_APPLIED = "DELETE FROM fs_applied WHERE run IN (SELECT value FROM json_each(?))"
 
 
 class FsProvider:
@@ -146,44 +164,75 @@ class FsProvider:
             for name in sorted(name for name in found if name > after):
                 if len(entries) == limit:
                     break
-                entries += _entry(directory, name)
+                entries += entry(directory, name)
         return Answer({"entries": entries})
 
     def writes(self, capability: str, args: Mapping[str, Any], _answer: Mapping[str, Any]) -> Sequence[str]:
-        """The path that a journaled call wrote."""
-        return [args["path"]] if capability == "fs.write" else []
+        """The path that a journaled call wrote, and the directories on the way (`a/`): names are text too."""
+        if capability != "fs.write":
+            return []
+        names = args["path"].split("/")
+        return [args["path"], *("/".join([*names[:depth], ""]) for depth in range(1, len(names)))]
 
     def reads(self, capability: str, args: Mapping[str, Any], answer: Mapping[str, Any]) -> Sequence[str]:
         """The paths that a journaled call showed: names are text as well."""
         if capability == "fs.read":
             return [args["path"]]
         below = "/".join([*parts_of(args.get("path", "").rstrip("/")), ""]) if args.get("path") else ""
-        return [below + entry["name"] for entry in answer.get("entries", ())]
+        entries = answer.get("entries", ())
+        return [below + entry["name"] + ("/" if entry["kind"] == "directory" else "") for entry in entries]
+
+    def kept(self, agent: str, runs: Collection[str]) -> list[str]:
+        """Paths of files that one of `runs` wrote last and the owner changed since: erasing leaves these alone."""
+        found: list[str] = []
+        with translated(""):
+            for _connection, rows in self._written(agent, runs):
+                found += [path for path, *written in rows if self._is_changed(agent, parts_of(path), written)]
+        return found
 
     def erase(self, agent: str, runs: Collection[str]) -> list[str]:
         """Delete the files that one of `runs` wrote last, what these runs left unfinished, and all rows about both.
 
-        The deleted paths, sorted. Directories that are empty then go too: their names are text as well. Contents are
-        not overwritten first: file systems that copy on write, and disks that level wear, put the new bytes elsewhere,
-        so it would be slow and prove nothing; whoever needs that encrypts the disk. Safe to repeat after a crash.
+        The deleted paths, sorted. Directories that are empty then go too: their names are text as well. What the owner
+        changed since is left (see `kept`). Contents are not overwritten first: file systems that copy on write, and
+        disks that level wear, put the new bytes elsewhere, so it would be slow and prove nothing; whoever needs that
+        encrypts the disk. Safe to repeat after a crash. Raises `Failed` where a file cannot be deleted, after all
+        others are; what is known of it is kept then, so that it can be repeated.
         """
         if (self._root / agent).exists():  # where the system cannot follow paths, nothing was written either
             check_system()
+        gone: list[str] = []
+        failed: dict[str, OSError] = {}
+        for _connection, rows in self._written(agent, runs):
+            for path, *written in rows:
+                try:
+                    gone += [path] if self._delete(agent, parts_of(path), written) else []
+                except OSError as refused:
+                    failed[path] = refused
         wanted = json.dumps(list(runs))
         with translated(""), self._store.open(agent) as connection:
-            paths = [path for (path,) in connection.execute(_OF_RUNS, (wanted,))]
-            gone = [path for path in paths if self._delete(agent, parts_of(path))]
             self._sweep(agent, marks(list(runs)))
             with connection:
-                for table in ("fs_origin", "fs_applied"):
-                    connection.execute(
-                        f"DELETE FROM {table} WHERE run IN (SELECT value FROM json_each(?))",  # noqa: S608 - two names
-                        (wanted,),
-                    )
+                connection.execute(_FORGET_ORIGINS, (wanted, json.dumps(list(failed))))
+                connection.execute(_FORGET_APPLIED, (wanted,))
             # The paths are still in the write-ahead log: bring it home and cut it off.
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
             self._used.pop(agent, None)
+        for path, error in failed.items():
+            with translated(path):
+                raise error
         return gone
+
+    def _written(self, agent: str, runs: Collection[str]) -> Iterator[tuple[apsw.Connection, list[Any]]]:
+        """The files that one of `runs` wrote last, so many at a time, each time with the agent's connection held."""
+        wanted, after = json.dumps(list(runs)), ""
+        while True:
+            with self._store.open(agent) as connection:
+                rows = connection.execute(_OF_RUNS, (wanted, after, _SLICE)).fetchall()
+                yield connection, rows
+            if len(rows) < _SLICE:
+                return
+            after = str(rows[-1][0])
 
     # Writing
 
@@ -226,7 +275,7 @@ class FsProvider:
         try:
             with connection:
                 connection.execute("INSERT INTO fs_applied VALUES (?, ?, ?)", (call.run, call.ordinal, size))
-                connection.execute(_SET_ORIGIN, (path, call.run, self._now()))
+                connection.execute(_SET_ORIGIN, (path, call.run, self._now(), *looks(directory, names[0])))
             _rename(directory, *names)
         except (OSError, apsw.Error):
             with contextlib.suppress(OSError):
@@ -242,26 +291,55 @@ class FsProvider:
 
     # Erasing
 
-    def _delete(self, agent: str, names: tuple[str, ...]) -> bool:
-        """Delete a file and the directories that are empty then; whether it was there."""
+    def _delete(self, agent: str, names: tuple[str, ...], written: Sequence[int | None]) -> bool:
+        """Delete a file as it was written, and the directories that are empty then; whether the file was deleted.
+
+        Removed or replaced by the owner, it is not this file any more: a link is never followed, a directory stays.
+        """
+        deleted = False
+        if self._is_changed(agent, names, written):
+            return deleted
         try:
             with folder(self._root, agent, names[:-1]) as directory:
-                os.unlink(names[-1], dir_fd=directory)
-                os.fsync(directory)
-        except (FileNotFoundError, NotADirectoryError):
-            return False  # removed or replaced by the owner: a link is never followed
-        with contextlib.suppress(OSError):  # the first that is not empty ends it
-            for depth in range(len(names) - 1, 0, -1):
+                if not stat.S_ISDIR(os.stat(names[-1], dir_fd=directory, follow_symlinks=False).st_mode):
+                    os.unlink(names[-1], dir_fd=directory)
+                    os.fsync(directory)
+                    deleted = True
+        except OSError as error:
+            if error.errno not in _NOT_THIS:
+                raise
+        self._remove_empty(agent, names)
+        return deleted
+
+    def _remove_empty(self, agent: str, names: tuple[str, ...]) -> None:
+        """Remove the directories of a path that are empty, the deepest first; the first that is not ends it."""
+        for depth in range(len(names) - 1, 0, -1):
+            try:
                 with folder(self._root, agent, names[: depth - 1]) as above:
                     os.rmdir(names[depth - 1], dir_fd=above)
                     os.fsync(above)
-        return True
+            except FileNotFoundError:
+                continue  # a crash came after it was removed
+            except OSError:
+                return
+
+    def _is_changed(self, agent: str, names: tuple[str, ...], written: Sequence[int | None]) -> bool:
+        """Whether there is a file, and it is not as it was `written` (size, time of change; None: not known)."""
+        try:
+            with folder(self._root, agent, names[:-1]) as directory:
+                if stat.S_ISDIR(os.stat(names[-1], dir_fd=directory, follow_symlinks=False).st_mode):
+                    return False
+                return written[0] is not None and looks(directory, names[-1]) != tuple(written)
+        except OSError as error:
+            if error.errno not in _NOT_THIS:
+                raise
+        return False
 
     def _sweep(self, agent: str, beginnings: tuple[str, ...]) -> None:
         """Delete staged files of runs that never came back for them."""
         with contextlib.suppress(FileNotFoundError), folder(self._root, agent, ()) as top:
-            for directory, name, _found in walk(top):
-                if name.startswith(beginnings):
+            for directory, name, found in walk(top):
+                if name.startswith(beginnings) and not stat.S_ISDIR(found.st_mode):
                     os.unlink(name, dir_fd=directory)
                     os.fsync(directory)
 
@@ -357,19 +435,3 @@ def _stage(directory: int, staged: str, data: bytes) -> None:
 def _rename(directory: int, staged: str, name: str) -> None:
     os.rename(staged, name, src_dir_fd=directory, dst_dir_fd=directory)
     os.fsync(directory)
-
-
-def _entry(directory: int, name: str) -> list[dict[str, Any]]:
-    """Describe what a directory holds under a name; nothing for what a module cannot read."""
-    if not plain(name):
-        return []
-    try:
-        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return []  # gone since the directory was read
-    is_directory = stat.S_ISDIR(found.st_mode)
-    if not is_directory and not (stat.S_ISREG(found.st_mode) and found.st_nlink == 1):
-        return []
-    modified = dt.datetime.fromtimestamp(found.st_mtime, dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    size = 0 if is_directory else found.st_size
-    return [{"name": name, "kind": "directory" if is_directory else "file", "size": size, "modified": modified}]

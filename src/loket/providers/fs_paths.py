@@ -7,6 +7,7 @@ A path is followed one component at a time, each opened relative to the one befo
 """
 
 import contextlib
+import datetime as dt
 import errno
 import hashlib
 import os
@@ -15,7 +16,7 @@ import stat
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from loket.contracts import Failed, Refusal
 
@@ -218,3 +219,25 @@ def _below(directory: int, name: str, depth: int) -> Iterator[tuple[int, str, os
         yield from walk(below, depth - 1)
     finally:
         os.close(below)
+
+
+def looks(directory: int, name: str) -> tuple[int, int]:
+    """Size and time of change (nanoseconds) of a file: what tells that somebody else has written it since."""
+    found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    return found.st_size, found.st_mtime_ns
+
+
+def entry(directory: int, name: str) -> list[dict[str, Any]]:
+    """Describe what a directory holds under a name; nothing for what a module cannot read."""
+    if not plain(name):
+        return []
+    try:
+        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return []  # gone since the directory was read
+    is_directory = stat.S_ISDIR(found.st_mode)
+    if not is_directory and not (stat.S_ISREG(found.st_mode) and found.st_nlink == 1):
+        return []
+    modified = dt.datetime.fromtimestamp(found.st_mtime, dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    size = 0 if is_directory else found.st_size
+    return [{"name": name, "kind": "directory" if is_directory else "file", "size": size, "modified": modified}]

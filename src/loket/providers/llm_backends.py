@@ -9,7 +9,7 @@ import importlib
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from loket.contracts import Json, LoketError, Secrets
+from loket.contracts import Json, LoketError, Secrets, command
 from loket.providers.llm_chat import AttemptFailed, Completion, Emit
 from loket.providers.llm_embedded import EmbeddedModel
 from loket.providers.llm_settings import LlmSettings, Route
@@ -94,9 +94,10 @@ class Backends:
         except LoketError as error:
             raise AttemptFailed("model.refused_key", error.message, error.remedy or "mend the vault") from None
         if key is None:
+            line = command("model", "use", route.name, "--key", route.key)
             raise AttemptFailed(
                 "model.refused_key",
                 f"route {route.name}: the vault has no secret named {route.key!r}",
-                f"`loket model use {route.name} --key {route.key}` asks for the key and puts it into the vault",
+                f"`{line or 'loket model use'}` asks for the key and puts it into the vault",
             )
         return key

@@ -13,7 +13,7 @@ import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from loket.contracts import Json
 from loket.providers.llm_chat import AttemptFailed, Completion, Emit, to_openai, tool_call, tools_to_openai
@@ -150,7 +150,7 @@ class EmbeddedModel:
         # passive waiting: threads of the library that spin starve each other, and us, on a busy machine
         env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | {"OMP_WAIT_POLICY": "passive"}
         with contextlib.ExitStack() as stack:
-            log = stack.enter_context(self._log.open("ab")) if self._log is not None else DEVNULL
+            log = stack.enter_context(_private_log(self._log)) if self._log is not None else DEVNULL
             return await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", str(_WORKER), *self._command),
                 stdin=PIPE,
@@ -264,6 +264,13 @@ async def _write(process: Process, message: Mapping[str, Any]) -> bool:
     except (BrokenPipeError, ConnectionResetError):
         return False
     return True
+
+
+def _private_log(path: Path) -> BinaryIO:
+    """A file to add to, which only its user can read: also one that an earlier version made."""
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.fchmod(handle, 0o600)
+    return os.fdopen(handle, "ab")
 
 
 async def _read(process: Process) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ import httpx2
 import openai
 from openai import AsyncOpenAI, Omit
 
-from loket.contracts import Json
+from loket.contracts import Json, command
 from loket.providers.llm_chat import (
     AttemptFailed,
     Completion,
@@ -222,11 +222,11 @@ class Endpoint:
 
     def _key_refused(self, status: int) -> AttemptFailed:
         what = f"refused the key {self._route.key!r}" if self._key else "wants a key"
-        name = self._route.key or self._route.name
+        line = command("model", "use", self._route.name, "--key", self._route.key or self._route.name)
         return AttemptFailed(
             "model.refused_key",
             f"{self._where} {what} (status {status})",
-            f"`loket model use {self._route.name} --key {name}` asks for the key and puts it into the vault",
+            f"`{line or 'loket model use'}` asks for the key and puts it into the vault",
         )
 
     def _unreachable(self) -> AttemptFailed:

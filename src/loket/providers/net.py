@@ -22,6 +22,7 @@ from loket.contracts import (
     LoketError,
     Refusal,
     Secrets,
+    command,
     host_granted,
     host_names,
 )
@@ -95,7 +96,7 @@ class NetProvider:
                 raise Refusal(
                     "net.secret",
                     f"headers ask for the secret {name}, and the grant of {call.agent} does not name it",
-                    f"loket grants allow {call.agent} net.fetch --add secrets={name}",
+                    command("grants", "allow", call.agent, "net.fetch", "--add", f"secrets={name}"),
                     blame="owner",
                 )
         values: dict[str, str] = {}
@@ -103,7 +104,10 @@ class NetProvider:
             value = await asyncio.to_thread(self._secret, name)
             if value is None:
                 raise Refusal(
-                    "net.secret_missing", f"the vault has no secret {name}", f"loket vault put {name}", blame="owner"
+                    "net.secret_missing",
+                    f"the vault has no secret {name}",
+                    command("vault", "put", name),
+                    blame="owner",
                 )
             values[name] = value
         return Held(values)
@@ -177,7 +181,7 @@ def _check_host(call: Call, target: Target) -> None:
         raise Refusal(
             "net.host",
             f"the grant of {call.agent} for net.fetch does not allow {name}: it allows {' or '.join(hosts) or 'none'}",
-            f"loket grants allow {call.agent} net.fetch --add hosts={name}",
+            command("grants", "allow", call.agent, "net.fetch", "--add", f"hosts={name}"),
             blame="owner",
         )
 
@@ -197,7 +201,7 @@ def _not_public(call: Call, target: Target, *, possible: bool) -> Refusal:
     return Refusal(
         "net.address",
         f"{target.place} has an address of this machine or of a private network",
-        f"loket grants allow {call.agent} net.fetch --add private={target.place}",
+        command("grants", "allow", call.agent, "net.fetch", "--add", f"private={target.place}"),
         blame="owner",
     )
 

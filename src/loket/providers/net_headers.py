@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from urllib.parse import quote, quote_plus
 
-from loket.contracts import Failed, Refusal
+from loket.contracts import Failed, Refusal, command
 from loket.providers.net_url import SECRET
 
 _ASKED = re.compile(r"\{\{secret:([A-Za-z0-9][A-Za-z0-9._-]{0,99})\}\}")
@@ -71,7 +71,7 @@ class Held:
                 raise Failed(
                     "net.secret_value",
                     f"the secret {name} is empty or holds what no header can carry",
-                    f"loket vault put {name}",
+                    command("vault", "put", name),
                     blame="owner",
                 )
         self._values = dict(values)

@@ -5,6 +5,7 @@ import os
 import stat
 import tempfile
 from pathlib import Path
+from shlex import quote
 
 from loket.contracts import BadInput
 
@@ -24,11 +25,13 @@ def check_private(path: Path, mode: str) -> None:
         raise BadInput(
             "vault.owner",
             f"{path} is a link or belongs to another user",
-            f"replace it by your own: rm {path}, then enter the secrets again",
+            f"replace it by your own: rm {quote(str(path))}, then enter the secrets again",
         )
     if found.st_mode & _OTHERS:
         raise BadInput(
-            "vault.open", f"{path} can be read or changed by other users of this machine", f"chmod {mode} {path}"
+            "vault.open",
+            f"{path} can be read or changed by other users of this machine",
+            f"chmod {mode} {quote(str(path))}",
         )
 
 

@@ -81,13 +81,13 @@ class AgentDatabases:
         self._slots: OrderedDict[str, _Slot] = OrderedDict()
         self._closed = False
 
-    def open(self, agent: str) -> "Lease":
-        """The agent's connection, for this caller alone until the context ends.
+    def open(self, agent: str, limit_s: float | None = None) -> "Lease":
+        """The agent's connection, for this caller alone until the context ends. `limit_s`: instead of the usual limit.
 
         Raises `BadInput` for a name that is no agent's, `Damaged` or `Failed` where the file cannot be used; errors of
         SQLite that leave the context come out as those two as well.
         """
-        return Lease(self, agent)
+        return Lease(self, agent, limit_s)
 
     def path(self, agent: str) -> Path:
         """Where the agent's file is, or would be. Raises `BadInput` for a name that is no agent's."""
@@ -143,13 +143,13 @@ class AgentDatabases:
             slot.users += 1
             return slot
 
-    def connect(self, slot: _Slot) -> apsw.Connection:
+    def connect(self, slot: _Slot, limit_s: float | None = None) -> apsw.Connection:
         """The place's connection, opened where it is not. For `Lease`, which holds the place's lock."""
         if slot.connection is None:
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             slot.connection = self._opened(slot)
             slot.connection.set_progress_handler(slot.expired, _STEPS)
-        slot.deadline = time.monotonic() + self._limit_s
+        slot.deadline = time.monotonic() + (self._limit_s if limit_s is None else limit_s)
         return slot.connection
 
     def _opened(self, slot: _Slot) -> apsw.Connection:
@@ -193,18 +193,19 @@ class AgentDatabases:
 class Lease:
     """A context in which one caller has an agent's connection."""
 
-    __slots__ = ("_agent", "_slot", "_store")
+    __slots__ = ("_agent", "_limit_s", "_slot", "_store")
 
-    def __init__(self, store: AgentDatabases, agent: str) -> None:
+    def __init__(self, store: AgentDatabases, agent: str, limit_s: float | None = None) -> None:
         self._store = store
         self._agent = agent
+        self._limit_s = limit_s
         self._slot: _Slot | None = None
 
     def __enter__(self) -> apsw.Connection:
         slot = self._store.claim(self._agent)
         slot.lock.acquire()
         try:
-            connection = self._store.connect(slot)
+            connection = self._store.connect(slot, self._limit_s)
         except BaseException:
             slot.lock.release()
             self._store.release(slot)

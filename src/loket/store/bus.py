@@ -35,6 +35,10 @@ MIGRATIONS = (
 MOST_TOPICS = 100
 """Topics that one agent may subscribe to."""
 
+_SUBSCRIBE = """INSERT INTO subscriptions VALUES (?, ?, ?, ?)
+    ON CONFLICT (agent, topic) DO UPDATE SET run = excluded.run"""
+"""A subscription that is renewed is the newer run's: erasing the older one does not take it."""
+
 _HEARING = """SELECT agent FROM subscriptions
     WHERE topic = ?1 OR (substr(topic, -1) = '/' AND substr(?1, 1, length(topic)) = topic) GROUP BY agent"""
 
@@ -71,7 +75,7 @@ class Bus:
                     "message.unsubscribe from some, or subscribe to one that ends in /",
                 )
             row = (call.agent, topic, self._now(), call.run)
-            self._connection.execute("INSERT OR IGNORE INTO subscriptions VALUES (?, ?, ?, ?)", row)
+            self._connection.execute(_SUBSCRIBE, row)
             return self._topics(call.agent)
 
         return self._once(call, change)

@@ -4,6 +4,7 @@ What a run said is encrypted with its own key (see `loket.store.keys`): the valu
 the list of runs who asked in which conversation, and how it ended.
 """
 
+import contextlib
 import hashlib
 import json
 import threading
@@ -74,6 +75,7 @@ MIGRATIONS = (
     ALTER TABLE runs ADD COLUMN slot INTEGER;
     ALTER TABLE runs ADD COLUMN who BLOB;
     ALTER TABLE runs ADD COLUMN outcome BLOB;
+    CREATE INDEX runs_root ON runs (root) WHERE parent IS NOT NULL;
     CREATE INDEX runs_parent ON runs (parent) WHERE parent IS NOT NULL;
     -- Runs whose erasure the journal has noted and that is not done everywhere yet.
     CREATE TABLE erasing (run TEXT PRIMARY KEY) STRICT;
@@ -94,7 +96,12 @@ _SELECT_RUN = (
     "SELECT id, agent, principal, root, parent, operation, module, version, digest, status, accepted, ended, calls,"
     " tokens, money, slot, who, outcome FROM runs"
 )
+_VALUE = 6
+"""Where `_SELECT_ROW` has the value."""
+
 _CHUNK = 500
+_CHUNK_BYTES = 4 << 20
+"""Rows that are read at a time, and bytes of their values after which it is enough."""
 
 
 class KernelDatabase:
@@ -133,15 +140,25 @@ class KernelDatabase:
         found = self._query("SELECT seq, hash, seal FROM seal")
         return found[0] if found else None
 
-    def rows(self, run: str | None = None) -> Iterator[Row]:
-        """Rows in order; read in chunks, so that writing goes on meanwhile."""
-        if run is not None:
-            yield from map(self._decode, self._query(f"{_SELECT_ROW} WHERE run = ? ORDER BY seq", (run,)))
-            return
-        after = 0
-        while chunk := self._query(f"{_SELECT_ROW} WHERE seq > ? ORDER BY seq LIMIT {_CHUNK}", (after,)):
+    def rows(self, run: str | None = None, *, after: int = 0) -> Iterator[Row]:
+        """Rows of a run, or all after a number, in order; read in chunks, so that writing goes on meanwhile."""
+        one = "run = ?2 AND " if run is not None else ""
+        values = () if run is None else (run,)
+        while chunk := self._chunk(f"{_SELECT_ROW} WHERE {one}seq > ?1 ORDER BY seq", (after, *values)):
             yield from map(self._decode, chunk)
             after = chunk[-1][0]
+
+    def _chunk(self, sql: str, values: tuple[object, ...]) -> list[Any]:
+        """The first rows of a query: at least one, and no more once their values have `_CHUNK_BYTES`."""
+        found: list[Any] = []
+        size = 0
+        with self._reading, contextlib.closing(self._reader.cursor()) as cursor:
+            for row in cursor.execute(sql, values):
+                found.append(row)
+                size += len(row[_VALUE])
+                if len(found) == _CHUNK or size >= _CHUNK_BYTES:
+                    break
+        return found
 
     def _slot(self, run: str) -> int:
         """The slot of a run's key. Raises `Damaged` where the list of runs does not have it."""
@@ -262,8 +279,9 @@ class KernelDatabase:
         return [("INSERT OR IGNORE INTO erasing VALUES (?)", (run,)) for run in runs]
 
     def erased(self, runs: Collection[str]) -> list[Statement]:
-        """These runs are erased everywhere."""
-        return [("DELETE FROM erasing WHERE run = ?", (run,)) for run in runs]
+        """These runs are erased everywhere; one that could not be read, and so never go on, has ended with that."""
+        gone = "UPDATE runs SET status = 'failed', ended = unixepoch('subsec') WHERE id = ? AND ended IS NULL"
+        return [(sql, (run,)) for run in runs for sql in ("DELETE FROM erasing WHERE run = ?", gone)]
 
     # Reading
 
@@ -333,13 +351,20 @@ class KernelDatabase:
         return [self._readable(run) for run in found]
 
     def _readable(self, run: dict[str, Any]) -> dict[str, Any]:
-        """A run of the list with its encrypted parts: `conversation`, `principal`, `answer`, `error`; or `erased`."""
+        """A run of the list with its encrypted parts: `conversation`, `principal`, `answer`, `error`; or `erased`.
+
+        `unreadable` says why the parts of one that was not erased are missing; `loket runs verify` says it too.
+        """
         name, slot, who, outcome = run["id"], run.pop("slot"), run.pop("who"), run.pop("outcome")
-        said = self.keys.open(slot, who, WHO + name.encode())
-        run |= {"conversation": None, "answer": None, "error": None, "labels": [], "erased": said is None}
-        for text in (said, self.keys.open(slot, outcome, OUTCOME + name.encode()) if outcome else None):
+        run |= {"conversation": None, "answer": None, "error": None, "labels": [], "erased": False}
+        try:
+            said = self.keys.open(slot, who, WHO + name.encode())
+            ended = self.keys.open(slot, outcome, OUTCOME + name.encode()) if outcome else None
+        except Damaged as error:
+            return {**run, "unreadable": error.message}
+        for text in (said, ended):
             run |= json.loads(text) if text is not None else {}
-        return run
+        return {**run, "erased": said is None}
 
     def ended_runs(self) -> list[str]:
         """Ids of all finished runs, oldest first."""
@@ -360,9 +385,30 @@ class KernelDatabase:
         return [run for (run,) in found]
 
     def unfinished(self) -> list[tuple[RunRequest, bytes]]:
-        """Requests and seeds of unfinished runs, in the order in which they were accepted."""
-        found = self._query(_SELECT_UNFINISHED)
-        return [request_of(self._decode(row)) for row in found]
+        """Requests and seeds of unfinished runs, in the order in which they were accepted.
+
+        Those that nobody can read any more are left out (see `unreadable_runs`), so that the others go on.
+        """
+        rows = map(self._decode, self._query(_SELECT_UNFINISHED))
+        return [request_of(row) for row in rows if _readable_start(row)]
+
+    def unreadable_runs(self) -> list[str]:
+        """Unfinished runs whose start cannot be read: their key is destroyed or missing, or the value was changed."""
+        rows = map(self._decode, self._query(_SELECT_UNFINISHED))
+        return [row.run for row in rows if not _readable_start(row)]
+
+    def is_erased(self, run: str) -> bool:
+        """Whether a run is unknown, or its key was destroyed."""
+        found = self._query("SELECT slot FROM runs WHERE id = ?", (run,))
+        return not found or self.keys.is_gone(found[0][0])
+
+    def used_by_root(self, root: str) -> tuple[Limits, int, float]:
+        """Limits of a root's first run, and tokens and money that it and the ended runs that came of it used."""
+        used = "SELECT coalesce(sum(tokens), 0), coalesce(sum(money), 0.0) FROM runs WHERE id = ?1 OR root = ?1"
+        tokens, money = self._query(used + " AND parent IS NOT NULL", (root,))[0]
+        start = next(iter(self.rows(root)), None)
+        limits = start.meta.get("limits") if start is not None else None
+        return Limits(**limits) if limits else Limits(), tokens, money
 
     def needed_digests(self) -> set[str]:
         """Digests of modules that some run of the journal needs."""
@@ -376,6 +422,10 @@ class KernelDatabase:
             (day, agent),
         )
         return found[0][0], found[0][1]
+
+
+def _readable_start(row: Row) -> bool:
+    return bool(row.value) and not row.erased
 
 
 def request_of(row: Row) -> tuple[RunRequest, bytes]:

@@ -106,6 +106,11 @@ class RunKeys:
                 )
             self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
+    def is_gone(self, slot: int) -> bool:
+        """Whether a slot's key was destroyed."""
+        with self._lock:
+            return bool(self._connection.execute("SELECT 1 FROM run_keys WHERE slot = ? AND key IS NULL", (slot,)).get)
+
     def gone(self) -> frozenset[int]:
         """The slots whose keys were destroyed."""
         with self._lock:

@@ -95,6 +95,11 @@ class Proposals:
                 self._connection.execute(sql, (ACCEPTED if accept else REJECTED, at, identity))
             self._read_additions()
 
+    def rules_of(self) -> list[tuple[str, str, list[str]]]:
+        """Agent, line and runs of every proposal that the owner has decided on: the line may have been a rule."""
+        rows = self._query("SELECT agent, line, runs FROM proposal WHERE decided IS NOT NULL ORDER BY id")
+        return [(agent, line, json.loads(runs)) for agent, line, runs in rows]
+
     def purge(self, runs: Collection[str]) -> None:
         """Delete the proposals that were drawn from these runs, accepted ones too."""
         gone = frozenset(runs)
