@@ -40,6 +40,11 @@ RULES = {
     "store": _rule(
         "the one place where files of databases are opened, and encrypted", "contracts", "apsw cryptography"
     ),
+    "audit": _rule(
+        "signs what the journal is, and proves it to whoever has nothing but a public key",
+        "contracts kernel store",
+        "cryptography",
+    ),
     "delegation": _rule(
         "agents that work for each other, over engine, database and grants; wired by app", "contracts kernel store"
     ),
@@ -52,7 +57,8 @@ RULES = {
         "__init__ backup config contracts home kernel packages providers store",
         "apsw",
     ),
-    "erasure": _rule("follows what was said through journal and stores", "contracts kernel store"),
+    "erasure": _rule("destroys what was said in journal and stores", "contracts erasure_links kernel store"),
+    "erasure_links": _rule("who got to know what a run said, read from the journal", "contracts kernel store"),
     "retention": _rule("old runs are erased by the owner's settings", "contracts erasure store"),
     "lessons": _rule(
         "errors of runs become memories, through the counter; what they propose is kept in a file of its own",
@@ -79,7 +85,7 @@ RULES = {
     ),
     "cli": _rule(
         "words and tables around operations; nothing is decided here",
-        "__init__ contracts app backup doctor gateway operations home config packages server bench evaluation",
+        "__init__ contracts app audit backup doctor gateway operations home config packages server bench evaluation",
         "typer rich",
     ),
     "home": _rule("paths and the lock, needed before anything else is there", "contracts"),
@@ -89,12 +95,18 @@ RULES = {
         "the composition root: the one file that knows everyone",
         "contracts config delegation erasure home kernel lessons packages policy providers sandbox schemas store",
     ),
+    "ledger": _rule(
+        "compares the lists that commands read with the journal that proves them", "contracts kernel store"
+    ),
     "models": _rule(
         "choosing models is settings, discovery and the running provider together",
         "app config contracts home providers",
         "tomlkit",
     ),
-    "operations": _rule("what an owner can do, for every door", "__init__ app backup contracts doctor models packages"),
+    "operations": _rule(
+        "what an owner can do, for every door",
+        "__init__ app audit backup contracts doctor erasure ledger models packages",
+    ),
     "server": _rule(
         "the composition of what `loket up` starts: a system, its operations, and the gateway in front of them",
         "app contracts gateway home operations retention schemas store",
@@ -103,8 +115,8 @@ RULES = {
     "evaluation": _rule("measures the brain as it is, without a kernel around it", "contracts providers store"),
     "bench": _rule(
         "measures every part as it is, and plain SQLite and tools of the usual kinds beside it",
-        "__init__ app config contracts delegation gateway home kernel operations packages policy providers sandbox"
-        " schemas store testing",
+        "__init__ app config contracts delegation gateway home kernel operations packages policy providers"
+        " sandbox schemas store testing",
         "apsw httpx2 mcp",
     ),
 }

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from loket.app import running
+from loket.app import Loket, running
 from loket.contracts import BadInput, Failed, LoketError, Provider
 from loket.gateway.accounts import Accounts
 from loket.gateway.endpoint import Api
@@ -19,6 +19,7 @@ from loket.gateway.passwords import Passwords
 from loket.gateway.sessions import Sessions, Tokens
 from loket.home import Home, hold, write_private
 from loket.operations import Operations
+from loket.operations.audit import auditor_of
 from loket.retention import Retention
 from loket.schemas import compile_check
 from loket.store.accounts import Accounts as AccountDatabase
@@ -53,15 +54,19 @@ async def serve(home: Home, port: int, say: Callable[[str], None]) -> None:
             warming = asyncio.create_task(_warm(system.llm))
             retention = Retention(system.database, system.eraser, system.config.retention, system.now)
             retaining = asyncio.create_task(retention.keep(failed=say))
+            auditing = asyncio.create_task(auditor_of(system).keep(failed=say))
             try:
                 say(f'Loket is ready: http://127.0.0.1:{port}\n  try: loket ask main "Hello"   (stop: Ctrl-C)')
                 if code is not None:
                     say(_setup_line(port, code))
+                for line in _left_undone(system):
+                    say(line)
                 await server.serve(sockets=[listener])
             finally:
                 home.server.unlink(missing_ok=True)
                 warming.cancel()
                 retaining.cancel()
+                auditing.cancel()
                 await system.engine.drain()
     say("Loket has stopped.")
 
@@ -75,6 +80,13 @@ async def api_of(home: Home) -> AsyncIterator[Api]:
         yield Api(accounts, Sessions(store, accounts, time.time), Tokens(store, time.time), compile_check)
     finally:
         store.close()
+
+
+def _left_undone(system: Loket) -> list[str]:
+    """What the start could not go on with."""
+    said = [f"Run {run} cannot be read, and does not go on: loket runs verify" for run in system.unreadable_runs]
+    undone = system.unfinished_erasure
+    return said if undone is None else [*said, f"An erasure is not done everywhere: {undone}"]
 
 
 def _setup_line(port: int, code: str) -> str:

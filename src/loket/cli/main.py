@@ -9,6 +9,7 @@ import typer
 from loket import __version__
 from loket.cli import (
     account,
+    audit,
     backup,
     bench,
     brain,
@@ -49,6 +50,7 @@ backup.add_to(app)
 doctor.add_to(app)
 bench.add_to(app)
 app.add_typer(runs.app, name="runs")
+app.add_typer(audit.app, name="audit")
 app.add_typer(bus.app, name="subscriptions")
 app.command("brain", epilog='Example: loket brain main search "sister"')(brain.brain)
 

@@ -79,8 +79,15 @@ def install(
         show.as_json(result)
         return
     show.say(f"Installed {result['id']} {result['version']} (sha256 {result['digest'][:16]}...)")
+    within = {want["name"]: want["constraints"] for want in asked["wants"]}
     for name in result["asks"]:
-        show.say(f"  not granted: {name}    {command('grants', 'allow', result['id'], name) or ''}")
+        show.say(f"  not granted: {name}    {_allowing(result['id'], name, within.get(name, {})) or ''}")
+
+
+def _allowing(agent: str, capability: str, constraints: dict[str, Any]) -> str | None:
+    """The command that grants what a manifest asks for, and no more."""
+    narrowed = [word for name, texts in constraints.items() for word in ("--constraint", f"{name}={json.dumps(texts)}")]
+    return command("grants", "allow", agent, capability, *narrowed)
 
 
 def _compiled(digest: str) -> bool:
@@ -90,8 +97,15 @@ def _compiled(digest: str) -> bool:
 
 def _show_asked(asked: dict[str, Any]) -> None:
     show.say(f"{asked['id']} {asked['version']} ({asked['kind']}) from {asked['publisher']}: {asked['summary']}")
-    rows = [["granted" if want["held"] else "new", want["name"], want["reason"]] for want in asked["wants"]]
-    show.table(["", "asks for", "because it"], rows, "It asks for nothing.", whole=("asks for",))
+    columns = ["", "asks for", "within", "because it"]
+    rows = [
+        ["granted" if want["held"] else "new", want["name"], want["constraints"] or "", want["reason"]]
+        for want in asked["wants"]
+    ]
+    if not any(row[2] for row in rows):
+        columns.remove("within")
+        rows = [[*row[:2], *row[3:]] for row in rows]
+    show.table(columns, rows, "It asks for nothing.", whole=("asks for",))
 
 
 def _decide(fresh: list[str], *, yes: bool, only: list[str] | None, nothing: bool) -> list[str]:

@@ -5,6 +5,7 @@ family of them.
 """
 
 from loket.operations import (
+    audit,
     backup,
     brains,
     bus,
@@ -25,6 +26,7 @@ from loket.operations.table import Emit, Operations
 __all__ = [
     "Emit",
     "Operations",
+    "audit",
     "backup",
     "brains",
     "bus",

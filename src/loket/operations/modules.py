@@ -17,7 +17,10 @@ async def module_inspect(system: Loket, _emit: Emit, *, folder: str) -> dict[str
     package = await asyncio.to_thread(read_package, Path(folder), system.stock_wasm())
     manifest = package.manifest
     held = {grant.capability for grant in system.grants.held(LOCAL_PUBLISHER, manifest.id)}
-    wants = [{"name": w.name, "reason": w.reason, "held": w.name in held} for w in manifest.capabilities]
+    wants = [
+        {"name": w.name, "reason": w.reason, "constraints": dict(w.constraints), "held": w.name in held}
+        for w in manifest.capabilities
+    ]
     return {
         "id": manifest.id,
         "version": manifest.version,
