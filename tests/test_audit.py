@@ -141,6 +141,8 @@ def test_a_consistency_proof_is_the_naive_one_and_holds_for_no_other_history(dat
         assert not is_consistent(old, tree.root(old), new, other.root(), tried)
         assert not is_consistent(old, other.root(old), new, tree.root(), tried)
     assert not is_consistent(old, tree.root(old), new, tree.root(new), [*proof, EMPTY])
+    if old < new:
+        assert not is_consistent(old, tree.root(old), 4 * new, tree.root(new), proof)
     if proof:
         place = data.draw(st.integers(0, len(proof) - 1))
         assert not is_consistent(old, tree.root(old), new, tree.root(), proof[:place] + proof[place + 1 :])
@@ -281,7 +283,7 @@ class Home:
             connection.execute(statement).fetchall()
         connection.close()
 
-    def seal_again(self) -> None:
+    def seal_again(self, key: bytes = KEY) -> None:
         """What somebody does who has the seal's key, too: chain and seal are made anew."""
         connection = apsw.Connection(str(self.path))
         prev, seq = bytes(32), 0
@@ -289,7 +291,7 @@ class Home:
         for place, (old, *public, commitment) in enumerate(rows, 1):
             seq, prev = place, linked(prev, public_text(place, *public), commitment)
             connection.execute("UPDATE journal SET seq = ?, hash = ? WHERE seq = ?", (place, prev, old))
-        seal = Journal(self.database, KEY, lambda: 0.0)._seal(seq, prev)
+        seal = Journal(self.database, key, lambda: 0.0)._seal(seq, prev)
         connection.execute("UPDATE seal SET seq = ?, hash = ?, seal = ?", (seq, prev, seal))
         connection.close()
 
@@ -397,6 +399,14 @@ def test_with_the_seals_key_a_journal_can_be_rebuilt_and_a_checkpoint_says_so(ho
     assert REBUILT[what] in verdict.checkpoints[0]["reason"]
 
 
+def test_without_the_seals_key_a_rebuilt_journal_is_found_without_any_checkpoint(home: Home) -> None:
+    """The chain is made anew, the seal cannot be."""
+    home.fill(10)
+    home.tamper(*TAMPERED["facts changed"][0])
+    home.seal_again(OTHER)
+    assert reasons(home.auditor.verify({})) == "the seal is not the home's"
+
+
 def test_a_changed_value_is_named_by_its_row(home: Home) -> None:
     """Values are not in the tree, their commitments are."""
     home.fill(6)
@@ -463,6 +473,11 @@ def test_another_key_in_the_vault_signs_nothing(home: Home) -> None:
     home.seed = OTHER
     with pytest.raises(Damaged):
         home.auditor.checkpoint()
+    for kept in (home.folder / "audit" / "checkpoints").iterdir():
+        kept.unlink()
+    with pytest.raises(Damaged) as caught:
+        home.auditor.checkpoint()
+    assert caught.value.code == "audit.key"
     assert "audit.pub holds another key" in reasons(home.auditor.verify({}))
 
 
@@ -548,6 +563,13 @@ def test_erasure_leaves_every_checkpoint_and_export_true(home: Home, tmp_path: P
     assert proved.ok, proved.faults
     assert (proved.rows, proved.erased, proved.values) == (11, 5, 6)
     assert verify_export(tmp_path / "before.jsonl", key_of(SEED)).values == 10
+    home.journal.append("", 0, RowKind.NOTE, {"what": ERASED, "runs": ["r2"]}, "{}")
+    assert "it was erased, and can be read" in reasons(home.auditor.verify({}))
+
+
+def test_a_key_that_is_missing_without_a_note_is_named(home: Home) -> None:
+    """Values of a run that nobody can read, and no word of the owner's."""
+    home.fill(4)
     home.database.destroy_keys(["r2"])
     assert "no erasure in the journal says why" in reasons(home.auditor.verify({}))
 
@@ -626,6 +648,69 @@ def test_each_change_to_an_export_is_named(home: Home, what: str) -> None:
     assert not verify_export(write_lines(file, [*lines, {"type": "row"}]), key_of(SEED)).ok
     assert not verify_export(write_lines(file, [*lines, {"type": "odd"}]), key_of(SEED)).ok
     assert not verify_export(write_lines(file, [*lines, 7]), key_of(SEED)).ok
+
+
+def test_a_file_that_was_cut_and_counted_again_is_named(home: Home) -> None:
+    """The count in the first line is signed by nobody; the tree is."""
+    home.fill(12)
+    lines = lines_of(exported(home))
+    cut = [lines[0] | {"rows": 11}, *lines[1:-1]]
+    (fault,) = verify_export(write_lines(home.folder / "cut.jsonl", cut), key_of(SEED)).faults
+    assert "these rows are not the 12 that were signed" in fault
+
+
+def test_a_false_proof_from_an_earlier_checkpoint_is_named(home: Home) -> None:
+    """It proves nothing of that checkpoint then, either."""
+    home.fill(5)
+    _, kept = home.auditor.checkpoint()
+    home.fill(6)
+    lines = lines_of(exported(home, runs=("r1",)))
+    place = next(place for place, line in enumerate(lines) if line["type"] == "earlier")
+    lines[place]["proof"][0] = "00" * 32
+    proved = verify_export(write_lines(home.folder / "false.jsonl", lines), key_of(SEED), {"usb": kept})
+    assert "the journal is not what was signed" in proved.faults[0]
+    assert "has no proof from 5 rows on" in proved.compared[0]["reason"]
+
+
+def test_an_export_that_names_another_key_than_signed_it_is_named(home: Home) -> None:
+    """The key in the first line is what somebody without a key of his own would take."""
+    home.fill(2)
+    lines = lines_of(exported(home))
+    lines[0]["key"] = str(key_of(OTHER))
+    path = write_lines(home.folder / "named.jsonl", lines)
+    assert "names another key" in verify_export(path, key_of(SEED)).faults[0]
+    with pytest.raises(Damaged):
+        verify_export(path)
+
+
+def test_a_chain_that_was_broken_when_it_was_signed_is_named(home: Home) -> None:
+    """Each row has the hash that it says, and was signed; the second one is chained to another than the first."""
+    links = [bytes(32), b"x" * 32]
+    publics = [f'[{seq},"r1",{seq},"call",1.5,{{}}]' for seq in (1, 2)]
+    hashes = [linked(prev, public, b"c" * 32) for prev, public in zip(links, publics, strict=True)]
+    _, text = sign(SEED, 2, naive_root(hashes), NOON)
+    head = {"type": "loket-audit", "format": 1, "key": str(key_of(SEED)), "checkpoint": text, "complete": True}
+    rows = [
+        {"type": "row", "public": public, "commitment": (b"c" * 32).hex(), "prev": prev.hex(), "hash": own.hex()}
+        for public, prev, own in zip(publics, links, hashes, strict=True)
+    ]
+    path = write_lines(home.folder / "broken.jsonl", [{**head, "rows": 2}, *rows])
+    assert verify_export(path).faults == ["line 3: row 2 does not follow from the row before it"]
+    assert "row 2 does not follow" in run_documented(path)
+
+
+def documented() -> str:
+    """The program in the documents."""
+    page = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    return str(program)
+
+
+def run_documented(file: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", documented(), str(file)], capture_output=True, text=True, check=False, cwd=file.parent
+    )
+    return done.stdout or done.stderr
 
 
 def test_a_row_of_another_journal_has_no_place_in_a_selection(home: Home, tmp_path: Path) -> None:
@@ -709,19 +794,13 @@ def test_an_export_replaces_nothing(home: Home) -> None:
 @pytest.mark.parametrize("what", SELECTIONS)
 def test_an_export_can_be_verified_by_what_is_written_about_it(home: Home, what: str) -> None:
     """The program in the documents, which knows nothing of Loket, accepts exports and finds what was changed."""
-    page = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8")
-    (program,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    run = run_documented
     home.fill(12)
     home.auditor.checkpoint()
     home.fill(9)
     erase(home, "r1")
     path = exported(home, **SELECTIONS[what])
     lines = lines_of(path)
-
-    def run(file: Path) -> str:
-        done = subprocess.run([sys.executable, "-c", program, str(file)], capture_output=True, text=True, check=False)
-        return done.stdout or done.stderr
-
     count = len(places(lines))
     assert run(path) == f"{key_of(SEED).origin}: {count} of 22 rows, 2 earlier checkpoints: all proved\n"
     last = places(lines)[-1]

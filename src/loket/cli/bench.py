@@ -28,20 +28,13 @@ def bench(
     kills: Annotated[int | None, typer.Option(min=0, help="durability: times of kill -9 (500).")] = None,
     losses: Annotated[int | None, typer.Option(min=0, help="durability: power losses (200).")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="durability: repeats the schedule of a seed.")] = None,
-    data: Annotated[Path | None, typer.Option(help="security: the folder with sets of texts.")] = None,
 ) -> None:
     """Measure speed and memory, each beside a peer; everything on temporary homes, about five minutes in all.
 
     `loket bench durability` takes longer: it kills a server and takes the power, and then checks every promise.
-    `loket bench security` measures the injection filter on sets of texts, which do not come with Loket.
     """
     from loket.bench import CAMPAIGN, chosen
 
-    if "security" in (names or []):
-        _security(names or [], data, as_object=json_)
-        return
-    if data is not None:
-        raise BadInput("bench.options", "--data belongs to one row", "loket bench security --data PATH")
     benchmarks = chosen(names or [])
     if CAMPAIGN in benchmarks and not list_:
         _alone(benchmarks)
@@ -90,28 +83,6 @@ def _durability(kills: int | None, losses: int | None, seed: int | None, *, as_o
         show.say(f"{'Repeat' if outcome.violations else 'Again'}: {outcome.command} ({outcome.seconds:g} s)")
     if outcome.violations:
         raise typer.Exit(show.FAILED)
-
-
-def _security(names: list[str], data: Path | None, *, as_object: bool) -> None:
-    """Measure the injection filter; no set of texts comes with Loket, so their folder must be named."""
-    from loket.bench.security import security
-
-    if len(names) > 1:
-        raise BadInput("bench.alone", "security is run alone", "loket bench security --data PATH")
-    if data is None:
-        raise BadInput(
-            "bench.data", "security needs sets of texts: --data is missing", "loket bench security --data PATH"
-        )
-    found = security(data)
-    if as_object:
-        show.as_json({"rows": [one.as_dict() for one in found]})
-        return
-    columns = ["row", "p50", "p99", "unit", "n", "target", "met"]
-    show.table(columns, _table([one.row for one in found]), "nothing was measured")
-    for one in found:
-        if one.p95 is not None:
-            show.say(f"{one.row.name}: 95 of 100 texts take at most {one.p95:g} ms")
-    show.say(f"Again: {found[0].row.command}")
 
 
 def _list(benchmarks: "tuple[Benchmark, ...]", *, as_object: bool) -> None:
