@@ -17,7 +17,7 @@ from loket.contracts.catalogue import BY_ID
 from loket.erasure import Eraser
 from loket.home import Home
 from loket.kernel.state import Recorded
-from loket.lesson_words import clean, key_of, lessons_of, what_of
+from loket.lesson_words import Told, allows, clean, key_of, lessons_of, what_of
 from loket.lessons import HOST
 from loket.operations import Operations
 from loket.store.proposals import Proposals
@@ -690,3 +690,28 @@ def test_the_owner_sees_lessons_and_decides_on_proposals(taught: Path) -> None:
 def test_wrong_words_are_named(taught: Path, words: tuple[str, ...], says: str) -> None:
     """Exit code 2, and the remedy."""
     assert says in loket(taught, *words, code=2)
+
+
+@pytest.mark.parametrize(
+    ("capability", "code", "what", "constraints", "settled"),
+    [
+        ("net.fetch", "grant.constraint", "a.example.org", {"hosts": ["*.example.org"]}, True),
+        ("net.fetch", "grant.constraint", "nas.local:81", {"hosts": ["x.org"], "private": ["nas.local:81"]}, False),
+        ("net.fetch", "grant.constraint", "x.org", {}, False),
+        ("net.fetch", "net.address", "nas.local:81", {"hosts": ["nas.local:81"], "private": ["nas.local:81"]}, True),
+        ("net.fetch", "net.address", "nas.local", {"hosts": ["nas.local"], "private": ["nas.local:80"]}, True),
+        ("net.fetch", "net.address", "nas.local:81", {"hosts": ["nas.local:81"]}, False),
+        ("kv.get", "grant.constraint", "notes/", {"prefixes": ["no"]}, True),
+        ("kv.get", "grant.constraint", "notes/", {}, True),
+        ("kv.get", "grant.constraint", "notes/", {"prefixes": ["other/"]}, False),
+        ("agent.ask", "grant.constraint", "main", {"agents": ["mai"]}, False),
+        ("net.fetch", "net.timeout", "x.org", {"hosts": ["x.org"]}, False),
+    ],
+)
+def test_a_lesson_is_settled_by_a_grant_that_covers_it(
+    capability: str, code: str, what: str, constraints: dict[str, list[str]], settled: bool
+) -> None:
+    """What decides is the constraint of that argument, as the counter matches it: wildcards, prefixes and places."""
+    known = BY_ID[capability]
+    lesson = Told(1, "lesson", capability, f"lesson:{code}:x", "r", "", code, what, refused=True, seen=1)
+    assert allows(constraints, lesson, known) is settled

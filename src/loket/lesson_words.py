@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from loket.contracts import Capability, Match
+from loket.contracts import Capability, Json, Match, host_granted
 from loket.kernel.state import Recorded
 
 MOST = 16
@@ -220,6 +220,29 @@ def _same(call: Recorded, lesson: Told, known: Known) -> bool:
         return False
     what = clean(what_of(known(call.capability), lesson.code, json.loads(call.args)), _WHAT)
     return key_of(lesson.code, what) == lesson.key
+
+
+def allows(constraints: Mapping[str, Json], lesson: Told, capability: Capability | None) -> bool:
+    """Whether a grant within these constraints may settle what a lesson says was refused for want of it."""
+    if lesson.code == "net.address":  # private places are listed with their port, hosts only where it is special
+        return any(f"{lesson.what}{port}" in constraints.get("private", []) for port in ("", ":80", ":443"))
+    if lesson.code == "net.secret":
+        return bool(constraints.get("secrets"))
+    if lesson.code not in ("grant.constraint", "net.host"):
+        return lesson.code == "grant.missing"
+    known = capability.constraints if capability is not None else ()
+    rule = next((rule for rule in known if rule.match is not Match.PROVIDER), None)
+    if rule is None or rule.name not in constraints:
+        return rule is None or not rule.required
+    texts = constraints[rule.name]
+    if rule.match is Match.HOST:
+        return host_granted(f"http://{lesson.what}", texts)
+    narrow = rule.match is Match.PREFIX
+    return any(text == lesson.what or (narrow and _overlap(text, lesson.what)) for text in texts)
+
+
+def _overlap(one: str, other: str) -> bool:
+    return one.startswith(other) or other.startswith(one)
 
 
 def advice(group: Sequence[Told]) -> dict[str, Any]:

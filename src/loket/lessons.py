@@ -33,7 +33,7 @@ from loket.contracts import (
 )
 from loket.kernel.journal import Journal
 from loket.kernel.state import Recorded, RunState, recorded_from
-from loket.lesson_words import Lesson, Told, advice, lessons_of, resolved_by, rule_line, told
+from loket.lesson_words import Lesson, Told, advice, allows, lessons_of, resolved_by, rule_line, told
 from loket.store.kernel import request_of
 from loket.store.proposals import Proposals
 
@@ -242,13 +242,12 @@ class Lessons:
 
     async def _settle(self, grant: Grant) -> None:
         """Supersede the lessons that a grant makes obsolete, so that the agent tries again."""
-        texts = [text for listed in grant.constraints.values() for text in listed]
         run, held, labels = await self._about(grant.module, grant.capability)
+        capability = self._known(grant.capability)
         items = [
             _settled(memory, "the owner has allowed it since")
             for memory in held
-            if memory.code == "grant.missing"
-            or (memory.code == "grant.constraint" and (not texts or memory.what in texts))
+            if allows(grant.constraints, memory, capability)
         ]
         if items:
             await self._add(grant.module, items, labels, parent=run)

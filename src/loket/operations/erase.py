@@ -36,7 +36,7 @@ async def erase(
     given = [name for name, value in ways.items() if value is not None]
     if len(given) != 1:
         raise BadInput(
-            "erase.what", "one of runs, memory, sender and older_than_days says what to erase", "loket erase --help"
+            "erase.what", "one of --run, --memory, --sender and --older-than says what to erase", "loket erase --help"
         )
     named = await asyncio.to_thread(_named, system, given[0], ways[given[0]], agent)
     progress = _progress(emit)
