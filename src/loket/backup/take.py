@@ -120,10 +120,15 @@ def _size(path: Path) -> int:
 
 
 def _copy_content(home: Home, into: Path, parts: Parts, told: _Told) -> None:
+    files = sorted(_files(home, models=parts.models), key=lambda path: _turn(home, path))
+    signed = [path for path in files if path.is_relative_to(home.root / "audit")]
+    for path in signed:  # before the journal: a checkpoint of more rows than it has would say that it was cut
+        _copy_one(home, path, into / path.relative_to(home.root), parts)
     copy_file(home.database, into / "kernel.db")
     told("kernel.db", _size(home.database))
-    for path in sorted(_files(home, models=parts.models), key=lambda path: _turn(home, path)):
-        _copy_one(home, path, into / path.relative_to(home.root), parts)
+    for path in files:
+        if path not in signed:
+            _copy_one(home, path, into / path.relative_to(home.root), parts)
         told(path.name, _size(path))
     _check_modules(into)
 
