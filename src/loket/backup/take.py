@@ -120,16 +120,17 @@ def _size(path: Path) -> int:
 
 
 def _copy_content(home: Home, into: Path, parts: Parts, told: _Told) -> None:
-    files = sorted(_files(home, models=parts.models), key=lambda path: _turn(home, path))
-    signed = [path for path in files if path.is_relative_to(home.root / "audit")]
-    for path in signed:  # before the journal: a checkpoint of more rows than it has would say that it was cut
+    # Checkpoints before the journal: one of more rows than it has would say that it was cut. All others after it.
+    signed = home.root / "audit"
+    for path in sorted(path for path in _files(home, models=False) if path.is_relative_to(signed)):
         _copy_one(home, path, into / path.relative_to(home.root), parts)
+        told(path.name, _size(path))
     copy_file(home.database, into / "kernel.db")
     told("kernel.db", _size(home.database))
-    for path in files:
-        if path not in signed:
+    for path in sorted(_files(home, models=parts.models), key=lambda path: _turn(home, path)):
+        if not path.is_relative_to(signed):
             _copy_one(home, path, into / path.relative_to(home.root), parts)
-        told(path.name, _size(path))
+            told(path.name, _size(path))
     _check_modules(into)
 
 
