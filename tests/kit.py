@@ -35,10 +35,10 @@ from loket.kernel.grants import Grants
 from loket.kernel.journal import Journal
 from loket.kernel.quotas import Daily, Quotas
 from loket.kernel.registry import Registry
-from loket.kernel.replay import Replayer
 from loket.kernel.state import RunState
 from loket.kernel.tokens import HmacTokens
 from loket.policy import PlainLabeller, PlainPolicy
+from loket.replay import Replayer
 from loket.schemas import compile_check
 from loket.store.kernel import KernelDatabase, request_of
 
@@ -161,7 +161,7 @@ class Rig:
         """A live run of a module that calls the counter itself."""
         request = begin(name, module)
         self.journal.also(self.database.run_started(request, None))
-        return RunState(request, "{}", self.tokens.mint(name, request.principal, 3600), b"s" * 32, ("owner",))
+        return RunState(request, "{}", self.tokens.mint(request, 3600), b"s" * 32, ("owner",))
 
     def rows(self, run: str = "r1") -> list[Any]:
         return list(self.journal.rows(run))

@@ -25,6 +25,7 @@ from loket.contracts import (
     Labels,
     LoketError,
     Principal,
+    Recorded,
     Row,
     RowKind,
     RunRequest,
@@ -32,7 +33,7 @@ from loket.contracts import (
     join_labels,
 )
 from loket.kernel.journal import Journal
-from loket.kernel.state import Recorded, RunState, recorded_from
+from loket.kernel.state import RunState, recorded_from
 from loket.lesson_words import Lesson, Told, advice, allows, lessons_of, resolved_by, rule_line, told
 from loket.store.kernel import request_of
 from loket.store.proposals import Proposals

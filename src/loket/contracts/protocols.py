@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from loket.contracts.capability import Capability
 from loket.contracts.errors import LoketError
+from loket.contracts.facts import Facts, Question, RunView, Statement
 from loket.contracts.run import (
     Answer,
     Call,
@@ -16,7 +17,6 @@ from loket.contracts.run import (
     Json,
     Labels,
     Limits,
-    Principal,
     Row,
     RunRequest,
     RunStatus,
@@ -43,18 +43,6 @@ class Provider(Protocol):
     async def close(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What the policy is asked: one call with its facts."""
-
-    principal: Principal
-    run: RunRequest
-    capability: Capability
-    args: Mapping[str, Json]
-    labels: Mapping[str, Labels]
-    """Labels of each top-level argument."""
-
-
 class Policy(Protocol):
     """A pure function of the question: same question, same decision. Raising is a denial."""
 
@@ -62,19 +50,26 @@ class Policy(Protocol):
 
 
 class Labeller(Protocol):
-    """Step 9's labels: those of each argument, and those of an answer."""
+    """Establishes what a call's arguments and its answer come from."""
 
-    def of_args(self, args: Mapping[str, Json], exposed: Labels) -> Mapping[str, Labels]: ...
+    def of_call(
+        self, run: RunView, capability: Capability, given: Mapping[str, Json], args: Mapping[str, Json]
+    ) -> Facts:
+        """The facts of a call. `given` is what the module sent, `args` the same with its references resolved."""
 
-    def of_answer(self, capability: Capability, answer: Answer, exposed: Labels) -> Labels: ...
+    def of_answer(self, capability: Capability, answer: Answer, labels: Mapping[str, Labels]) -> Labels:
+        """The labels of an answer (or of an error: one without a value); `labels` are those of the arguments."""
 
 
 class Tokens(Protocol):
     """Mints and checks execution tokens. `check` raises `Refusal`."""
 
-    def mint(self, run: str, principal: Principal, lifetime_s: float) -> Token: ...
+    def mint(self, request: RunRequest, lifetime_s: float) -> Token: ...
 
     def check(self, token: Token) -> None: ...
+
+    def rights(self, token: Token) -> Mapping[str, Mapping[str, Json]] | None:
+        """Capabilities and their constraints that a checked token allows; None where it narrows nothing."""
 
     def revoke(self, run: str) -> None: ...
 
@@ -83,13 +78,13 @@ class Tokens(Protocol):
 
 
 class Obligation(Protocol):
-    """Carries out one obligation of a decision on an answer."""
+    """Carries out one obligation of a decision. Raises `Refusal` or `RunEnded` where the call must not be made."""
 
-    def __call__(self, answer: Answer) -> Answer: ...
+    def before(self, question: Question) -> Mapping[str, Json]:
+        """The arguments with which the call is performed."""
 
-
-Statement: TypeAlias = tuple[str, tuple[object, ...]]
-"""One statement of the store's own language, made by `Records`, opaque to everyone else."""
+    def after(self, answer: Answer) -> Answer:
+        """The answer that the module gets."""
 
 
 class Records(Protocol):

@@ -127,6 +127,37 @@ class RunRequest:
     accepted: float
     parent: str | None = None
     depth: int = 1
+    words: str = ""
+    """What the owner typed in the root's request; empty where it came from somebody or something else."""
+    rights: Mapping[str, Mapping[str, Json]] | None = None
+    """Capabilities and their constraints that the run may use at most; None: whatever is granted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One call as the journal has it.
+
+    `args` is canonical JSON as the module sent it, `answer` likewise; `error` as in `LoketError.as_dict`; neither of
+    them for an intent whose outcome is not known. `labels` are the answer's own.
+    """
+
+    ordinal: int
+    capability: str
+    args: str
+    answer: str | None
+    error: Mapping[str, Any] | None
+    sides: Mapping[str, Any] | None
+    labels: Labels
+    attempt: int = 1
+    held: int = 0
+    """Tokens that were reserved for it."""
+    usage: Mapping[str, Any] | None = None
+    by_reference: bool = False
+    """Whether the module got a reference to the answer instead of the answer."""
+
+    @property
+    def open(self) -> bool:
+        return self.answer is None and self.error is None
 
 
 class Verdict(StrEnum):
@@ -181,7 +212,16 @@ class Call:
     constraints: Mapping[str, Json] = field(default_factory=dict)
     attempt: int = 1
     deadline_s: float = 10.0
+    derived: Mapping[str, Labels] = field(default_factory=dict)
+    """Where each argument's value was derived from, as in `Facts.labels`."""
+    obligations: tuple[str, ...] = ()
+    """What the decision obliges to, for a provider that carries one out itself."""
     emit: Callable[[str], None] = lambda _piece: None
+
+    def labels_of(self, *arguments: str) -> Labels:
+        """The labels of arguments together; what nothing is known about carries all that the run has seen."""
+        first, *others = [self.derived.get(name, self.labels) for name in arguments] or [self.labels]
+        return join_labels(first, *others)
 
 
 @dataclass(frozen=True, slots=True)

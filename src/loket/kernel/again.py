@@ -7,10 +7,11 @@ arguments, and none of the nine steps is taken again.
 from collections.abc import Callable
 from typing import Any
 
-from loket.contracts import RunEnded, from_dict, join_labels
+from loket.contracts import Recorded, RunEnded, from_dict
 from loket.kernel import sides
+from loket.kernel.refs import delivered
 from loket.kernel.rows import named, safe, whole
-from loket.kernel.state import Recorded, RunState
+from loket.kernel.state import RunState
 from loket.kernel.text import decode_object
 
 _LOOK = "the module or the journal is not what it was; `loket runs verify` says which"
@@ -49,10 +50,11 @@ def answer(
             f"the clock, random or log calls before call {following.ordinal} are not those in the journal",
             _LOOK,
         )
-    run.exposed = join_labels(run.exposed, following.labels)
+    run.see(following)
     run.pass_by()
-    if following.answer is not None:
-        return following.answer
+    answered = delivered(following)
+    if answered is not None:
+        return answered
     raise from_dict(following.error or {})
 
 

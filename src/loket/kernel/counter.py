@@ -11,26 +11,36 @@ takes its answer from the journal and does none of them.
 """
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from loket.contracts import (
     WITHDRAW,
     Answer,
+    Approvals,
+    Asked,
     Call,
+    Capability,
     Decision,
+    Facts,
     Failed,
     FailedAsk,
     Grant,
+    Json,
     Labeller,
     Labels,
+    Lease,
     Limits,
     LoketError,
+    Meter,
     Obligation,
     OnUncertain,
     Policy,
     Question,
+    Recorded,
     Refusal,
     RowKind,
     RunEnded,
@@ -38,15 +48,14 @@ from loket.contracts import (
     Tokens,
     Usage,
     Verdict,
-    join_labels,
 )
-from loket.kernel import again, rows, sides
+from loket.kernel import again, refs, rows, sides
 from loket.kernel.constraints import keep
 from loket.kernel.grants import Grants
 from loket.kernel.journal import Journal
 from loket.kernel.quotas import Quotas, Reservation
 from loket.kernel.registry import Check, Entry, Registry
-from loket.kernel.state import Pending, Recorded, RunState
+from loket.kernel.state import Pending, RunState
 from loket.kernel.text import canonical, decode_object
 
 
@@ -54,12 +63,16 @@ class Prepared(NamedTuple):
     """A call that passed steps 2 to 4."""
 
     entry: Entry
-    args: dict[str, Any]
+    args: Mapping[str, Json]
+    """As the call is performed: references resolved, obligations carried out."""
     text: str
-    """The arguments as canonical JSON."""
+    """The arguments as the module sent them, as canonical JSON."""
+    size: int
+    """Characters of the arguments with references resolved."""
     grant: Grant | None
-    labels: Mapping[str, Labels]
+    facts: Facts
     decision: Decision
+    by_reference: bool
 
 
 class Counter:
@@ -76,6 +89,8 @@ class Counter:
         quotas: Quotas,
         journal: Journal,
         obligations: Mapping[str, Obligation],
+        approvals: Approvals | None = None,
+        meter: Meter | None = None,
         now: Callable[[], float],
     ) -> None:
         self._registry = registry
@@ -86,26 +101,29 @@ class Counter:
         self._quotas = quotas
         self._journal = journal
         self._obligations = obligations
+        self._approvals = approvals
+        self._meter = meter
         self._now = now
 
     def call(self, run: RunState, capability: str, args: str) -> str:
         """Ask for a capability with arguments as JSON text; the answer as JSON text.
 
         Raises `Refusal` (not allowed), `Failed` (tried, did not work), `RunEnded` (a limit ended the run), and
-        `Suspended` where the answer takes time: the call then stands in `run.pending`, for `finish`.
+        `Suspended` where the answer takes time: the call then stands in `run.pending`, for `finish`, or in
+        `run.asking` where the owner has to approve it, to be made again.
         """
         if not run.live:
             return again.answer(run, capability, args, self._side_check(capability), self._now)
-        prepared: Prepared | None = None
         started = time.perf_counter()
+        run.facts, run.policy = None, ""
         try:
             self._tokens.check(run.token)  # 1. identify
             prepared = self._prepare(run, capability, args)  # 2. decode, 3. grant, 4. decide
             if prepared.entry.capability.side:
-                return sides.answer(run, prepared.entry.capability.id, prepared.args, prepared.text, self._now)
+                return sides.answer(run, prepared.entry.capability.id, dict(prepared.args), prepared.text, self._now)
             reservation = self._reserve(run, prepared)  # 5. reserve
         except Refusal as refusal:
-            self._refuse(run, capability, args, prepared, refusal, started)
+            self._refuse(run, capability, args, refusal, started)
             raise
         pending = self._record_intent(run, prepared, reservation)  # 6. record the intent
         if pending.handler is None or prepared.entry.capability.waits:
@@ -150,22 +168,25 @@ class Counter:
     def _prepare(self, run: RunState, capability: str, args: str) -> Prepared:
         entry = self._registry.find(capability)
         if _longer(args, entry.capability.args_kb << 10):
-            raise Refusal(
-                "limit.args",
-                f"the arguments of {capability} take {len(args):,} characters; "
-                f"{entry.capability.args_kb} KiB are allowed",
-                "send less in one call",
-            )
-        decoded, text = decode_object(args, f"the argument of {capability}")
+            raise _too_long(entry.capability, args)
+        given, text = decode_object(args, f"the argument of {capability}")
+        decoded, size, by_reference = _resolved(run, entry, given, text)
         wrong = entry.check_args(decoded)
         if wrong is not None:
             raise Refusal("arguments.invalid", f"{capability}: {wrong}", f"loket caps {capability} shows its arguments")
         grant = self._grant(run, capability)
-        if grant is not None and (grant.constraints or entry.capability.constraints):
-            keep(entry.capability, grant.module, grant.constraints, decoded)
-        labels = self._labeller.of_args(decoded, run.exposed)
-        decision = self._decide(Question(run.request.principal, run.request, entry.capability, decoded, labels))
-        return Prepared(entry, decoded, text, grant, labels, decision)
+        if grant is not None:
+            self._keep(run, grant, entry.capability, decoded)
+        facts = run.facts = self._labeller.of_call(run, entry.capability, given, decoded)
+        request = run.request
+        question = Question(
+            request.principal, request, entry.capability, decoded, facts.labels, facts.findings, run.exposed
+        )
+        decision = self._decide(run, question)
+        performed: Mapping[str, Json] = decoded
+        for name in decision.obligations:
+            performed = self._obligations[name].before(replace(question, args=performed))
+        return Prepared(entry, performed, text, size, grant, facts, decision, by_reference)
 
     def _grant(self, run: RunState, capability: str) -> Grant | None:
         """The grant of the run's module; the owner's own calls need none."""
@@ -174,28 +195,64 @@ class Counter:
             return None
         return self._grants.find(module.publisher, module.id, module.digest, capability)
 
-    def _decide(self, question: Question) -> Decision:
-        """The policy's decision; a policy that fails, asks, or obliges to what nobody can do, is a denial."""
+    def _keep(self, run: RunState, grant: Grant, capability: Capability, args: Mapping[str, Json]) -> None:
+        """Check a call against its grant, and against what the run's token allows of it."""
+        if grant.constraints or capability.constraints:
+            keep(capability, grant.module, grant.constraints, args)
+        rights = self._tokens.rights(run.token)
+        if rights is None:
+            return
+        if capability.id not in rights:
+            raise Refusal(
+                "token.rights",
+                f"the run's execution token does not allow {capability.id}",
+                "start a new run: what is granted while a run goes on counts from the next one",
+            )
+        narrowed = rights[capability.id]
+        if narrowed != grant.constraints:
+            keep(capability, f"{grant.module} when the run began", narrowed, args)
+
+    def _decide(self, run: RunState, question: Question) -> Decision:
+        """The policy's decision; a policy that fails, or obliges to what nobody can do, is a denial.
+
+        Raises `Suspended` where the owner has to approve the call.
+        """
         try:
             decision = self._policy.decide(question)
         except Exception as error:  # noqa: BLE001 - fail closed, whatever the policy does
             raise Refusal(
                 "policy.failed", f"the policy could not decide ({type(error).__name__}: {error})", "mend the policy"
             ) from None
+        run.policy = decision.policy
         unknown = [name for name in decision.obligations if name not in self._obligations]
         if decision.verdict is Verdict.ALLOW and not unknown:
             return decision
         if unknown:
             code, message = "policy.obligation", f"nobody can carry out the obligation {', '.join(unknown)}"
         elif decision.verdict is Verdict.ASK:
+            if self._approvals is not None:
+                return self._approved(self._approvals, run, question, decision)
             code, message = "policy.ask", f"the owner would have to approve: {decision.reason}"
         else:
             code, message = "policy.denied", decision.reason
         raise Refusal(code, message, decision.remedy, rules=decision.rules, blame="owner")
 
+    def _approved(self, approvals: Approvals, run: RunState, question: Question, decision: Decision) -> Decision:
+        """The decision with the owner's approval of exactly this call, which is used up with its first row."""
+        asked = Asked(question, run.next_ordinal, _fingerprint(run, question), decision)
+        lease = approvals.claim(asked)
+        if not isinstance(lease, Lease):
+            run.asking, run.asking_until = asked, lease
+            raise Suspended
+        self._journal.also(lease.statement)
+        rules = (*decision.rules, f"approval:{lease.id}")
+        return replace(decision, verdict=Verdict.ALLOW, rules=rules, reason=f"{lease.by} approved this call")
+
     # Step 5
 
     def _reserve(self, run: RunState, prepared: Prepared) -> Reservation:
+        if self._meter is not None:
+            self._meter.admit(run, prepared.entry.capability, prepared.text)
         return self._quotas.reserve(
             run.request.agent, run.spent, self._limits_of(run), _tokens_needed(prepared.entry.capability.id, prepared)
         )
@@ -229,6 +286,8 @@ class Counter:
             constraints=prepared.grant.constraints if prepared.grant else {},
             attempt=attempt,
             deadline_s=capability.timeout_s,
+            derived=prepared.facts.labels,
+            obligations=prepared.decision.obligations,
             emit=_pieces(run, attempt),
         )
         pending = Pending(
@@ -237,9 +296,10 @@ class Counter:
             capability,
             prepared.decision,
             reservation,
-            prepared.labels,
+            prepared.facts,
             handler,
             time.perf_counter(),
+            prepared.by_reference,
         )
         if capability.effect.changes and not (opened and (handler is None or _deduped(capability.on_uncertain))):
             self._append(run, RowKind.INTENT, pending, None, (), None)
@@ -303,14 +363,13 @@ class Counter:
     # Steps 8 and 9
 
     def _settle(self, run: RunState, pending: Pending, outcome: Answer | LoketError) -> str:
-        if isinstance(outcome, FailedAsk):
-            self._outcome(run, pending, None, outcome, join_labels(run.exposed, outcome.labels), outcome.usage)
-            raise outcome
         if isinstance(outcome, LoketError):
-            self._outcome(run, pending, None, outcome, (), Usage())
+            asked = outcome if isinstance(outcome, FailedAsk) else FailedAsk
+            labels = self._labels_of(pending, Answer({}, asked.labels))
+            self._outcome(run, pending, None, outcome, labels, asked.usage)
             raise outcome
         for name in pending.decision.obligations:
-            outcome = self._obligations[name](outcome)
+            outcome = self._obligations[name].after(outcome)
         text = canonical(outcome.value)
         if _longer(text, pending.capability.answer_kb << 10):
             over = Failed(
@@ -321,18 +380,21 @@ class Counter:
             )
             self._outcome(run, pending, None, over, (), outcome.usage)
             raise over
-        labels = self._labeller.of_answer(pending.capability, outcome, run.exposed)
-        self._outcome(run, pending, text, None, labels, outcome.usage)
-        return text
+        recorded = self._outcome(run, pending, text, None, self._labels_of(pending, outcome), outcome.usage)
+        return refs.delivered(recorded) or text
+
+    def _labels_of(self, pending: Pending, answer: Answer) -> Labels:
+        return self._labeller.of_answer(pending.capability, answer, pending.facts.labels)
 
     def _outcome(
         self, run: RunState, pending: Pending, text: str | None, error: LoketError | None, labels: Labels, usage: Usage
-    ) -> None:
+    ) -> Recorded:
         changes = pending.capability.effect.changes
         self._quotas.settle(pending.reservation, usage)
         recorded = self._append(run, RowKind.OUTCOME if changes else RowKind.CALL, pending, text, labels, error, usage)
         run.remember(recorded)
         run.emit("call", rows.event(pending, error))
+        return recorded
 
     def _append(
         self,
@@ -358,11 +420,10 @@ class Counter:
             labels,
             call.attempt,
             pending.reservation.tokens,
+            by_reference=pending.by_reference and text is not None,
         )
 
-    def _refuse(
-        self, run: RunState, capability: str, args: str, prepared: Prepared | None, refusal: Refusal, started: float
-    ) -> None:
+    def _refuse(self, run: RunState, capability: str, args: str, refusal: Refusal, started: float) -> None:
         """A refused call is one row, and counts: a module that swallows refusals ends at its call limit."""
         if run.spent.calls >= self._limits_of(run).calls:
             raise RunEnded(
@@ -371,11 +432,10 @@ class Counter:
                 'raise calls under [limits] in the module\'s "loket.toml"',
             )
         run.spent.calls += 1
-        policy = prepared.decision.policy if prepared else ""
         known = self._registry.knows(capability)
-        facts = rows.refusal_facts(run, capability if known else rows.UNKNOWN, refusal, policy, started)
+        facts = rows.refusal_facts(run, capability if known else rows.UNKNOWN, refusal, started)
         text, side = rows.safe(args), run.sides.record()
-        value = rows.refusal_value(None if known else capability, text, refusal, side)
+        value = rows.refusal_value(None if known else capability, text, refusal, run.facts, side)
         self._journal.append(run.request.id, run.next_ordinal, RowKind.CALL, facts, value)
         recorded = Recorded(run.next_ordinal, rows.named(capability), text, None, refusal.as_dict(), side, ())
         run.remember(recorded)
@@ -401,6 +461,36 @@ def _longer(text: str, limit: int) -> bool:
     return len(text) > limit or (len(text) * 4 > limit and len(text.encode("utf-8", "replace")) > limit)
 
 
+def _resolved(run: RunState, entry: Entry, given: dict[str, Any], text: str) -> tuple[dict[str, Any], int, bool]:
+    """Arguments with their references resolved, their size in characters, and whether the answer is to be one.
+
+    Raises `Refusal` for a wrong reference, and where they are too large.
+    """
+    if refs.REF not in text and refs.AS not in text:
+        return given, len(text), False
+    by_reference = refs.wants_reference(given)
+    decoded = refs.resolve({name: value for name, value in given.items() if name != refs.AS}, run.history)
+    whole = canonical(decoded)
+    if _longer(whole, entry.capability.args_kb << 10):
+        raise _too_long(entry.capability, whole)
+    return decoded, len(whole), by_reference
+
+
+def _too_long(capability: Capability, text: str) -> Refusal:
+    return Refusal(
+        "limit.args",
+        f"the arguments of {capability.id} take {len(text):,} characters; {capability.args_kb} KiB are allowed",
+        "send less in one call",
+    )
+
+
+def _fingerprint(run: RunState, question: Question) -> str:
+    """What an approval is bound to: SHA-256 (hex) over run, ordinal, module, capability and resolved arguments."""
+    module = run.request.module
+    bound = [run.request.id, run.next_ordinal, module.digest if module else "", question.capability.id, question.args]
+    return hashlib.sha256(canonical(bound).encode()).hexdigest()
+
+
 def _deduped(rule: OnUncertain) -> bool:
     return rule is OnUncertain.DEDUPE
 
@@ -409,7 +499,7 @@ def _tokens_needed(capability: str, prepared: Prepared) -> int:
     """Tokens to hold for a call of a model: a quarter of the prompt's characters and all that may be written."""
     if capability != "llm.complete":
         return 0
-    return len(prepared.text) // 4 + int(prepared.args.get("max_tokens", 1024))
+    return prepared.size // 4 + int(prepared.args.get("max_tokens", 1024))
 
 
 def _crashed(pending: Pending, error: Exception) -> Failed:

@@ -6,6 +6,7 @@ from it at start and run again. A run that waits holds no thread, no instance an
 """
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -29,9 +30,8 @@ from loket.contracts import (
     Suspended,
     Tokens,
     from_dict,
-    join_labels,
 )
-from loket.kernel import rows, sides
+from loket.kernel import refs, rows, sides
 from loket.kernel.active import Active, Host, end_event, fault, final_status
 from loket.kernel.counter import Counter
 from loket.kernel.grants import Grants
@@ -184,6 +184,12 @@ class Engine:
         self._counter.settle_by_owner(active.run, happened=happened)
         active.owner_spoke.set()
 
+    def answered(self, run: str) -> None:
+        """The owner has said whether a call of this run may be made: it goes on, if it waits for that."""
+        active = self._active.get(run)
+        if active is not None:
+            active.owner_spoke.set()
+
     async def drain(self) -> None:
         """Wait until nothing runs (waiting runs are not waited for) and everything is on the disk."""
         busy = [a for a in self._active.values() if a.run.status in (RunStatus.RUNNING, RunStatus.ACCEPTED)]
@@ -213,7 +219,7 @@ class Engine:
 
     def _begin(self, request: RunRequest, seed: bytes) -> Active:
         loop = self._loop = asyncio.get_running_loop()
-        token = self._tokens.mint(request.id, request.principal, _TOKEN_LIFETIME_S)
+        token = self._tokens.mint(request, _TOKEN_LIFETIME_S)
         run = RunState(request, canonical(request.args), token, seed, request.labels)
         active = Active(run, loop.create_future())
         run.emit = lambda kind, event: self._emit(loop, active, kind, event)
@@ -260,7 +266,8 @@ class Engine:
         """What the journal knows of a run that was interrupted."""
         history, opened, _end = recorded_from(self._journal.rows(run.request.id))
         run.history, run.open = history, opened
-        run.exposed = join_labels(run.exposed, *(recorded.labels for recorded in history))
+        for recorded in history:
+            run.see(recorded)
         used = [recorded.usage for recorded in history if recorded.usage]
         run.spent = Spent(
             calls=len(history),
@@ -318,9 +325,13 @@ class Engine:
     async def _wait(self, active: Active) -> None:
         run = active.run
         pending, finishing, run.finishing = run.pending, run.finishing, None
+        asking, run.asking = run.asking, None
         if finishing is not None:  # begun while the instance was still there; it may be done by now
             run.status = RunStatus.WAITING
             await asyncio.wrap_future(finishing)
+            return
+        if asking is not None:
+            await self._ask_owner(active, asking.question.capability.id, run.asking_until)
             return
         if pending is None:
             raise Failed("kernel.pending", f"run {run.request.id} was suspended without a call", blame="machine")
@@ -328,14 +339,19 @@ class Engine:
             run.status = RunStatus.WAITING
             await self._finish_call(run)
             return
-        active.owner_spoke.clear()
+        await self._ask_owner(active, pending.capability.id, None)
+
+    async def _ask_owner(self, active: Active, capability: str, until: float | None) -> None:
+        """Wait for the owner's word, at most until that time (seconds since 1970)."""
+        run = active.run
         run.status = RunStatus.ASKING
         self._journal.also(self._records.run_status(run.request.id, RunStatus.ASKING))
         await self._on_writer(self._journal.sync)
-        self._publish(active, {"type": "asking", "run": run.request.id, "capability": pending.capability.id})
-        if run.stopped is not None:
-            return
-        await active.owner_spoke.wait()
+        self._publish(active, {"type": "asking", "run": run.request.id, "capability": capability})
+        if run.stopped is None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(active.owner_spoke.wait(), None if until is None else until - self._now())
+        active.owner_spoke.clear()
 
     async def _finish_call(self, run: RunState) -> None:
         """Finish the pending call, and note how long such calls take."""
@@ -374,9 +390,10 @@ class Engine:
             raise Suspended from None
         run.finishing = None
         recorded = run.history[-1]
-        if recorded.answer is None:
+        answered = refs.delivered(recorded)
+        if answered is None:
             raise from_dict(recorded.error or {})
-        return recorded.answer
+        return answered
 
     def _segment(self, run: RunState) -> Ending | None:
         """One segment of a run, on a worker thread; None where it was suspended."""

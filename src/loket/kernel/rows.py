@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from loket.contracts import Labels, LoketError, Refusal, RowKind, Usage, Verdict
+from loket.contracts import Facts, Labels, LoketError, Refusal, RowKind, Usage, Verdict
 from loket.kernel.state import Pending, RunState
 from loket.kernel.text import canonical, decode_object, labels_text
 
@@ -33,8 +33,15 @@ def named(capability: str) -> str:
 def start(run: RunState) -> str:
     """The value of a run's first row as JSON text."""
     request = run.request
-    said = {"conversation": request.conversation, "labels": request.labels, "principal": str(request.principal)}
-    return f'{{"args":{run.args},{canonical(said)[1:-1]},"seed":"{run.seed.hex()}"}}'
+    said: dict[str, Any] = {
+        "conversation": request.conversation,
+        "labels": request.labels,
+        "principal": str(request.principal),
+    }
+    if request.rights is not None:
+        said["rights"] = request.rights
+    words = f',"words":{canonical(request.words)}' if request.words else ""
+    return f'{{"args":{run.args},{canonical(said)[1:-1]},"seed":"{run.seed.hex()}"{words}}}'
 
 
 def call_facts(run: RunState, kind: RowKind, pending: Pending, error: LoketError | None, usage: Usage | None) -> str:
@@ -79,7 +86,7 @@ def _decided(run: RunState, pending: Pending) -> tuple[str, str]:
     return texts
 
 
-def refusal_facts(run: RunState, capability: str, refusal: Refusal, policy: str, started: float) -> str:
+def refusal_facts(run: RunState, capability: str, refusal: Refusal, started: float) -> str:
     """The facts of a call that was refused; `capability` is `UNKNOWN` for one that does not exist."""
     facts = {
         "capability": capability,
@@ -87,7 +94,7 @@ def refusal_facts(run: RunState, capability: str, refusal: Refusal, policy: str,
         "root": run.request.root,
         "decision": Verdict.DENY.value,
         "rules": refusal.rules or (refusal.code,),
-        "policy": policy,
+        "policy": run.policy,
         "ms": _ms_since(started),
         "error": refusal.code,
     }
@@ -123,25 +130,34 @@ def call_value(
     if answer is not None:
         parts.append(f'"answer":{answer}')
     if kind is not RowKind.OUTCOME:
-        parts.append(f'"arg_labels":{_arg_labels(pending.arg_labels)},"args":{pending.text}')
-    return _value(parts, error, labels, None if kind is RowKind.OUTCOME else run.sides.record())
+        parts.append(f'"arg_labels":{_arg_labels(pending.facts.labels)},"args":{pending.text}')
+    side = None if kind is RowKind.OUTCOME else run.sides.record()
+    return _value(parts, error, labels, None if kind is RowKind.OUTCOME else pending.facts, side)
 
 
 def _arg_labels(labels: Mapping[str, Labels]) -> str:
     return "{" + ",".join([f"{canonical(name)}:{labels_text(labels[name])}" for name in sorted(labels)]) + "}"
 
 
-def refusal_value(unknown: str | None, args: str, refusal: Refusal, side: Mapping[str, Any] | None) -> str:
+def refusal_value(
+    unknown: str | None, args: str, refusal: Refusal, facts: Facts | None, side: Mapping[str, Any] | None
+) -> str:
     """The value of a refused call's row as JSON text. `unknown` is the name of a capability that does not exist."""
     name = [f'"capability":{canonical(named(unknown))}'] if unknown is not None else []
-    return _value([f'"args":{args}', *name], refusal, (), side)
+    known = [f'"arg_labels":{_arg_labels(facts.labels)}'] if facts is not None else []
+    return _value([*known, f'"args":{args}', *name], refusal, (), facts, side)
 
 
-def _value(parts: list[str], error: LoketError | None, labels: Labels, side: Mapping[str, Any] | None) -> str:
+def _value(
+    parts: list[str], error: LoketError | None, labels: Labels, facts: Facts | None, side: Mapping[str, Any] | None
+) -> str:
     if error is not None:
         parts.append(f'"error":{canonical(error.as_dict())}')
     if labels:
         parts.append(f'"labels":{labels_text(labels)}')
+    if facts is not None and facts.findings:
+        origins = {name: [found.origin.value, found.why] for name, found in facts.findings.items()}
+        parts.append(f'"origins":{canonical(origins)}')
     if side is not None:
         parts.append(f'"sides":{canonical(side)}')
     return "{" + ",".join(parts) + "}"

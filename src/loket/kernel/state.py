@@ -11,13 +11,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from loket.contracts import (
+    Asked,
     Call,
     Capability,
     Damaged,
     Decision,
+    Facts,
     Handler,
     Labels,
     LoketError,
+    Recorded,
     Row,
     RowKind,
     RunRequest,
@@ -25,6 +28,7 @@ from loket.contracts import (
     Token,
     join_labels,
 )
+from loket.kernel import refs
 from loket.kernel.quotas import Reservation, Spent
 from loket.kernel.text import canonical
 
@@ -66,33 +70,12 @@ class Sides:
         return (self.n, self.hasher.hexdigest()) == (record["n"], record["digest"])
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """One call as the journal has it.
-
-    `answer` is canonical JSON; `error` as in `LoketError.as_dict`; neither for an intent whose outcome is not known.
-    """
-
-    ordinal: int
-    capability: str
-    args: str
-    answer: str | None
-    error: Mapping[str, Any] | None
-    sides: Mapping[str, Any] | None
-    labels: Labels
-    attempt: int = 1
-    held: int = 0
-    """Tokens that were reserved for it."""
-    usage: Mapping[str, Any] | None = None
-
-    @property
-    def open(self) -> bool:
-        return self.answer is None and self.error is None
-
-
 @dataclass(slots=True)
 class Pending:
-    """A call that waits: steps 1 to 6 are done, 7 to 9 are to come. `handler` is None where the owner is asked."""
+    """A call that waits: steps 1 to 6 are done, 7 to 9 are to come.
+
+    `handler` is None where the owner has to say whether an effect happened.
+    """
 
     call: Call
     text: str
@@ -100,9 +83,10 @@ class Pending:
     capability: Capability
     decision: Decision
     reservation: Reservation
-    arg_labels: Mapping[str, Labels]
+    facts: Facts
     handler: Handler | None
     started: float
+    by_reference: bool = False
 
 
 @dataclass(slots=True)
@@ -124,6 +108,10 @@ class RunState:
     """The end row, in a replay only."""
     replay_only: bool = False
     pending: Pending | None = None
+    asking: Asked | None = None
+    """What the owner has to approve before the run goes on."""
+    asking_until: float = 0.0
+    """When that is refused, in seconds since 1970."""
     finishing: "Future[None] | None" = None
     """The pending call's performance, where it was begun while the instance was still there."""
     stopped: LoketError | None = None
@@ -134,8 +122,13 @@ class RunState:
     logged: int = 0
     decided: dict[str, tuple[Decision, tuple[str, str]]] = field(default_factory=dict)
     """By capability: the last decision, and what it puts on a row (see `rows.call_facts`)."""
+    facts: Facts | None = None
+    """What is known of the call that is being made, and the digest of the policy that decides on it."""
+    policy: str = ""
     settled: str | None = None
     """The owner's word about an uncertain effect: `happened` or `not`."""
+    memo: dict[str, Any] = field(default_factory=dict)
+    """Kept for those who establish the facts of calls (see `RunView`)."""
 
     @property
     def live(self) -> bool:
@@ -161,9 +154,14 @@ class RunState:
     def remember(self, recorded: Recorded) -> None:
         """A call was answered and is on its row: go on behind it."""
         self.history.append(recorded)
-        self.exposed = join_labels(self.exposed, recorded.labels)
+        self.see(recorded)
         self.open = self.settled = None
         self.pass_by()
+
+    def see(self, recorded: Recorded) -> None:
+        """The module got an answer, or only a reference to one."""
+        if not recorded.by_reference:
+            self.exposed = join_labels(self.exposed, recorded.labels)
 
     def pass_by(self) -> None:
         """The next call of the history was made again: its sides are done with."""
@@ -198,10 +196,11 @@ def recorded_from(rows: Iterable[Row]) -> tuple[list[Recorded], Recorded | None,
 
 def _recorded(row: Row, value: Mapping[str, Any], intent: Recorded | None) -> Recorded:
     answer, meta = canonical(value["answer"]) if "answer" in value else None, row.meta
+    args = intent.args if intent else canonical(value.get("args", {}))
     return Recorded(
         ordinal=row.ordinal,
         capability=intent.capability if intent else str(value.get("capability", meta.get("capability", ""))),
-        args=intent.args if intent else canonical(value.get("args", {})),
+        args=args,
         answer=answer,
         error=value.get("error"),
         sides=intent.sides if intent else value.get("sides"),
@@ -209,4 +208,5 @@ def _recorded(row: Row, value: Mapping[str, Any], intent: Recorded | None) -> Re
         attempt=int(meta.get("attempt", 1)),
         held=int(meta.get("held", 0)),
         usage=meta.get("usage"),
+        by_reference=answer is not None and refs.AS in args and refs.AS in json.loads(args),
     )

@@ -6,9 +6,9 @@ restart, a resumed run gets a new one.
 
 import hmac
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from loket.contracts import Principal, Refusal, Token
+from loket.contracts import Json, Refusal, RunRequest, Token
 
 
 class HmacTokens:
@@ -18,15 +18,17 @@ class HmacTokens:
         self._now = now
         self._key = os.urandom(32)
         self._revoked: set[str] = set()
+        self._rights: dict[str, Mapping[str, Mapping[str, Json]] | None] = {}
         self._known: dict[str, Token] = {}
         """Tokens (they are frozen) whose MAC was found right once."""
 
     def _mac(self, run: str, principal: str, expires: float) -> bytes:
         return hmac.digest(self._key, f"{run}\n{principal}\n{expires!r}".encode(), "sha256")
 
-    def mint(self, run: str, principal: Principal, lifetime_s: float) -> Token:
-        expires = self._now() + lifetime_s
-        return Token(run, str(principal), expires, self._mac(run, str(principal), expires))
+    def mint(self, request: RunRequest, lifetime_s: float) -> Token:
+        expires, who = self._now() + lifetime_s, str(request.principal)
+        self._rights[request.id] = request.rights
+        return Token(request.id, who, expires, self._mac(request.id, who, expires))
 
     def check(self, token: Token) -> None:
         """Raises `Refusal`: forged, expired or revoked."""
@@ -39,10 +41,14 @@ class HmacTokens:
         if self._now() >= token.expires:
             raise Refusal("token.expired", "the run's execution token has expired", "start a new run")
 
+    def rights(self, token: Token) -> Mapping[str, Mapping[str, Json]] | None:
+        return self._rights.get(token.run)
+
     def revoke(self, run: str) -> None:
         self._revoked.add(run)
 
     def forget(self, run: str) -> None:
         """The run has ended: its token is worth nothing any more."""
         self._known.pop(run, None)
+        self._rights.pop(run, None)
         self._revoked.discard(run)

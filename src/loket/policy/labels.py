@@ -1,15 +1,18 @@
-"""Plain labels: a value carries where it came from; an answer adds its capability to what the run has seen."""
+"""Plain labels: every argument carries all that the run has seen; the finer ones are established outside the policy."""
 
 from collections.abc import Mapping
 
-from loket.contracts import Answer, Capability, Json, Labels, join_labels
+from loket.contracts import Answer, Capability, Facts, Json, Labels, RunView, join_labels
 
 
 class PlainLabeller:
-    """Every argument carries all that the run has seen (`exposed`); finer labels are a matter of the gateway."""
+    """Labels without looking into values, and no findings: for kernels that are put together without provenance."""
 
-    def of_args(self, args: Mapping[str, Json], exposed: Labels) -> Mapping[str, Labels]:
-        return dict.fromkeys(args, exposed)
+    def of_call(
+        self, run: RunView, capability: Capability, given: Mapping[str, Json], args: Mapping[str, Json]
+    ) -> Facts:
+        del capability, given  # whoever looks at them finds out more
+        return Facts(dict.fromkeys(args, run.exposed), {})
 
-    def of_answer(self, capability: Capability, answer: Answer, exposed: Labels) -> Labels:
-        return join_labels(exposed, answer.labels, (f"capability:{capability.id}",))
+    def of_answer(self, capability: Capability, answer: Answer, labels: Mapping[str, Labels]) -> Labels:
+        return join_labels((f"capability:{capability.id}",), answer.labels, *labels.values())

@@ -28,6 +28,7 @@ from loket.contracts import (
     Principal,
     Provider,
     Question,
+    Recorded,
     Refusal,
     RunRequest,
     Segment,
@@ -40,12 +41,12 @@ from loket.kernel.grants import Grants
 from loket.kernel.journal import Journal
 from loket.kernel.quotas import Daily, Quotas
 from loket.kernel.registry import Registry
-from loket.kernel.replay import Replayer
-from loket.kernel.replay import Verdict as Replayed
-from loket.kernel.state import Recorded, RunState
+from loket.kernel.state import RunState
 from loket.kernel.text import canonical
 from loket.kernel.tokens import HmacTokens
 from loket.policy import PlainLabeller
+from loket.replay import Replayer
+from loket.replay import Verdict as Replayed
 from loket.schemas import compile_check
 from loket.store.kernel import KernelDatabase, request_of
 
@@ -204,7 +205,7 @@ class Rig:
         if run not in self._runs:
             request = self.request(agent, run)
             self.journal.also(self.database.run_started(request, None))
-            token = self._tokens.mint(run, request.principal, 3600)
+            token = self._tokens.mint(request, 3600)
             self._runs[run] = RunState(request, "{}", token, bytes(32), ("owner",))
         return self._runs[run]
 

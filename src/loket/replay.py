@@ -1,6 +1,6 @@
 """Replay and verification: a module run again on its journal must make the same calls and give the same answer.
 
-In the kernel because the proof must rest on nothing but the journal and the module's bytes.
+Outside the kernel, as it decides nothing and changes nothing: it rests on the journal and the module's bytes alone.
 """
 
 import json

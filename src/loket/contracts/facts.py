@@ -1,0 +1,123 @@
+"""What is established about a call before the policy decides: labels, where critical values come from, approvals."""
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol, TypeAlias
+
+from loket.contracts.capability import Capability
+from loket.contracts.run import Decision, Json, Labels, Principal, Recorded, RunRequest
+
+
+class Origin(StrEnum):
+    """Where the value of a critical argument comes from. All but `UNTRUSTED` are within what the owner asked for."""
+
+    NAMED = "named"
+    """The owner's own words say it."""
+    SELECTED = "selected"
+    """A service-minted field of the one record that the owner's words single out, found by a clean read."""
+    TRUSTED = "trusted"
+    """The module's package, a memory that the owner approved, or the contact list."""
+    BOUNDED = "bounded"
+    """Harmless by its type: a boolean, one of a few words, a number in a declared range."""
+    UNTRUSTED = "untrusted"
+    """Anything else: somebody else's text, or what the module made up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Where one critical value comes from, and a sentence that says why."""
+
+    origin: Origin
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What step 4 knows of a call's arguments.
+
+    `labels` has those of each top-level argument, and of `name.0`, `name.1`, ... where the items of a list differ;
+    `findings` has one entry for each critical argument that is present.
+    """
+
+    labels: Mapping[str, Labels]
+    findings: Mapping[str, Finding]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What the policy is asked: one call with its facts."""
+
+    principal: Principal
+    run: RunRequest
+    capability: Capability
+    args: Mapping[str, Json]
+    """With references resolved."""
+    labels: Mapping[str, Labels]
+    """As in `Facts`: where each argument's value was derived from."""
+    findings: Mapping[str, Finding]
+    exposed: Labels
+    """All that the run has seen."""
+
+    def labels_of(self, argument: str) -> Labels:
+        """The labels of an argument; what nothing is known about carries all that the run has seen."""
+        return self.labels.get(argument, self.exposed)
+
+
+class RunView(Protocol):
+    """What may be known of an unfinished run outside the kernel. `memo` is kept with it, and lost at a restart."""
+
+    @property
+    def request(self) -> RunRequest: ...
+
+    @property
+    def exposed(self) -> Labels: ...
+
+    @property
+    def history(self) -> Sequence[Recorded]: ...
+
+    @property
+    def memo(self) -> MutableMapping[str, Any]: ...
+
+
+Statement: TypeAlias = tuple[str, tuple[object, ...]]
+"""One statement of the store's own language, made by `Records`, opaque to everyone else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A call that the owner has to approve. `fingerprint` is SHA-256 (hex) over run, ordinal, module and arguments."""
+
+    question: Question
+    ordinal: int
+    fingerprint: str
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """An approval of exactly one call. `statement` marks it as used, in the transaction of the call's first row."""
+
+    id: str
+    by: str
+    statement: Statement
+
+
+class Approvals(Protocol):
+    """Keeps what the owner was asked and said. A question that is asked again, after a restart, is the same one."""
+
+    def claim(self, asked: Asked) -> Lease | float:
+        """The lease for a call, or until when (seconds since 1970) its run waits for the owner.
+
+        Raises `Refusal` where the owner refused, did not answer in time, or cannot be asked.
+        """
+
+
+class Meter(Protocol):
+    """Rates and sums beyond the bounds of one run: per principal, role, agent and owner."""
+
+    def admit(self, run: RunView, capability: Capability, args: str) -> None:
+        """Count a call before it is performed; `args` is canonical JSON.
+
+        Raises `Refusal` where a rate or a sum is used up, `RunEnded` where the run repeats what fails.
+        """
