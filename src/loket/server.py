@@ -28,6 +28,8 @@ _BUSY_S = 20.0
 """Seconds to wait for a command that works on the home."""
 
 _PAUSE_S = 0.1
+_BACKLOG = 128
+"""Connections that wait until they are accepted."""
 
 IDLE_S = 10.0
 """Seconds without a run after which an agent's lessons are looked through."""
@@ -50,6 +52,7 @@ async def serve(home: Home, port: int, say: Callable[[str], None]) -> None:
             for name in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(name, setattr, server, "should_exit", True)
             code = await api.accounts.setup_code()
+            listener.listen(_BACKLOG)  # whoever reads where it listens may connect at once
             write_private(home.server, json.dumps({"port": port, "pid": os.getpid()}).encode())
             warming = asyncio.create_task(_warm(system.llm))
             retention = Retention(system.database, system.eraser, system.config.retention, system.now)
