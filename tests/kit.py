@@ -3,12 +3,13 @@
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from loket.contracts import (
     Answer,
+    Approvals,
     Call,
     Capability,
     Effect,
@@ -17,6 +18,7 @@ from loket.contracts import (
     Grant,
     Handler,
     Host,
+    Labeller,
     Limits,
     LoketError,
     ModuleRef,
@@ -129,6 +131,8 @@ class Rig:
         now: Callable[[], float] = time.time,
         daily: Daily | None = None,
         vfs: str | None = None,
+        approvals: Callable[["Rig"], Approvals] | None = None,
+        labeller: Labeller | None = None,
     ) -> None:
         self.values = Values()
         self.database = KernelDatabase(directory / "kernel.db", SECRET, vfs)
@@ -138,15 +142,17 @@ class Rig:
         )
         self.tokens = HmacTokens(now)
         self.registry = Registry((*STOCK, *more), providers or [self.values.provider()], compile_check)
+        self.approvals: Any = approvals(self) if approvals is not None else None
         self.counter = Counter(
             registry=self.registry,
             grants=self.grants,
             policy=policy or PlainPolicy(),
-            labeller=PlainLabeller(),
+            labeller=labeller or PlainLabeller(),
             tokens=self.tokens,
             quotas=Quotas(lambda: "2026-11-21", lambda _day, _agent: (0, 0.0), daily or Daily()),
             journal=self.journal,
             obligations={},
+            approvals=self.approvals,
             now=now,
         )
 
@@ -157,9 +163,9 @@ class Rig:
             self.grants.allow(Grant("local", name, capability_id, {}, "owner", 0.0))
         return ModuleRef("local", name, "1", DIGEST, limits or Limits())
 
-    def run(self, module: ModuleRef | None, name: str = "r1") -> RunState:
+    def run(self, module: ModuleRef | None, name: str = "r1", **more: Any) -> RunState:
         """A live run of a module that calls the counter itself."""
-        request = begin(name, module)
+        request = replace(begin(name, module), **more)
         self.journal.also(self.database.run_started(request, None))
         return RunState(request, "{}", self.tokens.mint(request, 3600), b"s" * 32, ("owner",))
 

@@ -36,8 +36,9 @@ from loket.contracts import (
     RunStatus,
     Usage,
 )
-from loket.delegation import Delegation, derived_id
+from loket.delegation import Delegation
 from loket.home import Home
+from loket.ids import derived_id
 from loket.providers.agents import AgentsProvider
 from loket.providers.message import MessageProvider
 from loket.store.bus import MOST_TOPICS, Bus

@@ -6,13 +6,13 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from guests_fixture import COMPILED, NOW, ROOT, Scripted, digest_of
+from guests_fixture import NOW, ROOT, Scripted, digest_of
 from loket.contracts import BadInput, Guest, Limits, LoketError
 from loket.packages import javascript_tools
 from loket.packages.build import build
@@ -94,13 +94,6 @@ operation("limits", ({ what }) => {
 @pytest.fixture
 def agent(tmp_path: Path) -> Path:
     return new_agent("weather", tmp_path, "javascript")
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[WasmSandbox]:
-    made = WasmSandbox(COMPILED)
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -110,6 +110,9 @@ def test_a_revoked_grant_is_refused_and_the_refusal_names_the_remedy(home: Path)
     refused = loket(home, "ask", "main", "hello", code=3)
     assert "main has no grant for brain.search" in refused
     assert "loket grants allow main brain.search" in refused
+    shown = loket(home, "runs", "show", refused.split()[-1])
+    assert re.search("^ +remedy +loket grants allow main brain.search$", shown, re.MULTILINE)
+    assert re.search("^remedy +loket grants allow main brain.search$", shown, re.MULTILINE)
     loket(home, "grants", "allow", "main", "brain.search")
     assert "You said" in loket(home, "ask", "main", "hello")
     grants = loket(home, "grants", "list", "main", "--json")["grants"]
@@ -260,6 +263,33 @@ def test_a_grant_can_be_narrowed_on_the_command_line(server: Server) -> None:
     assert '{"prefixes": ["conversation/"]}' in loket(server.home, "grants", "list", "main")
     assert "no constraint 'prefix'" in loket(server.home, *allow, 'prefix=["a"]', code=2)
     assert loket(server.home, "ask", "main", "hello", "--json")["answer"]
+
+
+def test_a_grant_that_would_allow_nothing_is_refused_with_the_line_that_works(home: Path) -> None:
+    """What a capability needs is named, whatever else was given stays in the line, and the line does what it says."""
+    for given, line in (
+        ((), "--add hosts=example.org"),
+        (("--add", "private=nas.local:80"), "--add private=nas.local:80 --add hosts=example.org"),
+    ):
+        said = loket(home, "grants", "allow", "main", "net.fetch", *given, code=2)
+        assert "without hosts a grant of net.fetch allows nothing" in said
+        assert f"Remedy: loket grants allow main net.fetch {line}\n" in said
+        assert "net.fetch" not in loket(home, "grants", "list", "main")
+    granted = loket(home, "grants", "allow", "main", "net.fetch", *line.split(), "--json")
+    assert granted["constraints"] == {"private": ["nas.local:80"], "hosts": ["example.org"]}
+    widened = loket(home, "grants", "allow", "main", "net.fetch", "--add", "secrets=KEY", "--json")
+    assert widened["constraints"]["hosts"] == ["example.org"]
+    assert "without hosts" in loket(home, "grants", "allow", "main", "net.fetch", code=2)
+    loket(home, "grants", "revoke", "main", "net.fetch")
+
+
+def test_the_list_of_capabilities_says_what_a_grant_names(home: Path) -> None:
+    """Names of constraints in the table, all about them with `--json`."""
+    (line,) = [line for line in loket(home, "caps").splitlines() if line.startswith("net.fetch ")]
+    assert "hosts (needed), private, secrets" in line
+    (shown,) = loket(home, "caps", "kv.get", "--json")["capabilities"]
+    (rule,) = shown["constraints"]
+    assert rule == {"name": "prefixes", "argument": "key", "match": "prefix", "required": False, "owner_only": False}
 
 
 def _module(folder: Path, name: str, text: str) -> Path:

@@ -266,7 +266,7 @@ def test_whatever_is_erased_is_nowhere(tmp_path_factory: pytest.TempPathFactory,
 
 
 def test_the_command_shows_what_it_takes_and_asks_before_it_does(tmp_path: Path) -> None:
-    """`--dry-run` lists, `--json` without `--yes` refuses, `--yes` erases, and verify still exits 0."""
+    """`--dry-run` lists, `--json` without `--yes` refuses, `--yes` erases, verify still exits 0; nothing goes twice."""
     root = prepare(tmp_path / "home")
     run = loket(root, "brain", "main", "add", "Ana likes Bergamotvv", "--json")
     assert run["ids"]
@@ -283,7 +283,11 @@ def test_the_command_shows_what_it_takes_and_asks_before_it_does(tmp_path: Path)
     assert "--yes" in refused.stdout + refused.stderr
     erased = loket(root, "erase", "--run", newest, "--yes", "--json")
     assert erased["runs"] == [newest]
-    assert erased["things"] == 1
+    assert (erased["things"], erased["again"]) == (1, [])
+    assert "Nothing is left to erase: 1 run(s) were erased before" in loket(root, "erase", "--run", newest, "--dry-run")
+    again = loket(root, "erase", "--run", newest, "--yes")
+    assert f"Nothing was left to erase: 1 run(s) were erased before: {newest}" in again
+    assert "Erased" not in again
     assert loket(root, "runs", "verify", "--json")["erased"] == 1
     assert hits(root, "Bergamotvv") == []
 
@@ -434,6 +438,8 @@ def test_an_unfinished_run_that_nobody_can_read_does_not_keep_the_others_from_st
     async def after() -> None:
         async with system_on(root) as system:
             assert system.unreadable_runs == [run]
+            assert system.database.unfinished_runs() == ([], [run])
+            assert system.database.unfinished_runs([run]) == ([], [])
             assert (await perform(system, "status"))["unreadable"] == [run]
             listed = {one["id"]: one for one in (await perform(system, "runs.list"))["runs"]}
             assert "no key" in listed[run]["unreadable"]

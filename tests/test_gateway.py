@@ -17,7 +17,8 @@ import pytest
 
 from guests import wat
 from live import Server, environment, free_port, loket, prepare, serving, start
-from loket.home import Home, hold, write_private
+from loket.durable import write_private
+from loket.home import Home, hold
 from loket.testing.model_server import ModelServer, Reply, Request
 
 

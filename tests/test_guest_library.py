@@ -1,23 +1,16 @@
 """The guest library: the standard library's clock, chance and output come from the counter, errors from Python."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from guests_fixture import COMPILED, NOW, Scripted, built_guest, digest_of
+from guests_fixture import NOW, Scripted, built_guest, digest_of
 from loket.contracts import Guest, Limits, LoketError, Refusal, RunEnded, Segment
 from loket.sandbox import WasmSandbox
 
 LIMITS = Limits(cpu_ms=5_000)
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[WasmSandbox]:
-    made = WasmSandbox(COMPILED)
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

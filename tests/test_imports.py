@@ -38,19 +38,20 @@ RULES = {
     "policy": _rule("a pure function: request and facts in, decision out", "contracts"),
     "sandbox": _rule("the one place where the engine can be exchanged", "contracts", "wasmtime"),
     "store": _rule(
-        "the one place where files of databases are opened, and encrypted", "contracts", "apsw cryptography"
+        "the one place where files of databases are opened, and encrypted", "contracts durable", "apsw cryptography"
     ),
     "audit": _rule(
         "signs what the journal is, and proves it to whoever has nothing but a public key",
-        "contracts kernel store",
+        "contracts durable kernel periodic store",
         "cryptography",
     ),
     "delegation": _rule(
-        "agents that work for each other, over engine, database and grants; wired by app", "contracts kernel store"
+        "agents that work for each other, over engine, database and grants; wired by app", "contracts ids kernel store"
     ),
+    "approvals": _rule("asks the owner, and keeps what was asked and said", "contracts ids kernel store"),
     "backup": _rule(
         "copies what every other part keeps, and knows how each of them must be copied",
-        "__init__ contracts home kernel providers store",
+        "__init__ contracts durable home kernel providers store",
     ),
     "doctor": _rule(
         "looks at every part from outside, also where a part does not start",
@@ -59,7 +60,7 @@ RULES = {
     ),
     "erasure": _rule("destroys what was said in journal and stores", "contracts erasure_links kernel store"),
     "erasure_links": _rule("who got to know what a run said, read from the journal", "contracts kernel store"),
-    "retention": _rule("old runs are erased by the owner's settings", "contracts erasure store"),
+    "retention": _rule("old runs are erased by the owner's settings", "erasure periodic store"),
     "lessons": _rule(
         "errors of runs become memories, through the counter; what they propose is kept in a file of its own",
         "contracts kernel lesson_words store",
@@ -67,7 +68,7 @@ RULES = {
     "lesson_words": _rule("the words of lessons: pure functions of what the journal says", "contracts kernel"),
     "providers": _rule(
         "a family of capabilities is a file of its own that reaches neither the kernel nor another family",
-        "contracts",
+        "contracts durable",
         "apsw cryptography httpx2 keyring openai xllamacpp",
     ),
     "packages": _rule(
@@ -88,19 +89,22 @@ RULES = {
         "__init__ contracts app audit backup doctor gateway operations home config packages server bench evaluation",
         "typer rich",
     ),
-    "home": _rule("paths and the lock, needed before anything else is there", "contracts"),
+    "durable": _rule("files that are on the disk, and wiped: the steps of that in one place, without any library"),
+    "ids": _rule("ids of runs, which sort by time; two parts make them, and one spelling has to fit both"),
+    "periodic": _rule("two parts work hourly beside the rest, and neither may end with an error", "contracts"),
+    "home": _rule("paths and the lock, needed before anything else is there", "contracts durable"),
     "config": _rule("settings are decoded into types once, at the edge", "contracts home"),
     "schemas": _rule("how the counter checks JSON by a schema, in one place", "contracts", "jsonschema_rs"),
     "app": _rule(
         "the composition root: the one file that knows everyone",
-        "contracts config delegation erasure home kernel lessons packages policy providers sandbox schemas store",
+        "contracts config delegation erasure home ids kernel lessons packages policy providers sandbox schemas store",
     ),
     "ledger": _rule(
         "compares the lists that commands read with the journal that proves them", "contracts kernel store"
     ),
     "models": _rule(
         "choosing models is settings, discovery and the running provider together",
-        "app config contracts home providers",
+        "app config contracts durable home providers",
         "tomlkit",
     ),
     "operations": _rule(
@@ -109,13 +113,13 @@ RULES = {
     ),
     "server": _rule(
         "the composition of what `loket up` starts: a system, its operations, and the gateway in front of them",
-        "app contracts gateway home operations retention schemas store",
+        "app contracts durable gateway home operations retention schemas store",
     ),
     "documents": _rule("documents that are derived from code", "config contracts"),
     "evaluation": _rule("measures the brain as it is, without a kernel around it", "contracts providers store"),
     "bench": _rule(
         "measures every part as it is, and plain SQLite and tools of the usual kinds beside it",
-        "__init__ app config contracts delegation gateway home kernel operations packages policy providers"
+        "__init__ app config contracts delegation gateway home ids kernel operations packages policy providers"
         " sandbox schemas store testing",
         "apsw httpx2 mcp",
     ),
@@ -138,7 +142,7 @@ FAMILIES = {
 }
 """The files of `providers`, by the beginning of their names: families never import each other."""
 
-EAGER = frozenset({"__init__", "contracts", "cli", "home"})
+EAGER = frozenset({"__init__", "contracts", "cli", "durable", "home"})
 """What a command may import before it knows what it has to do: `loket --help` must not wait for an engine."""
 
 

@@ -11,11 +11,12 @@ import pytest
 
 from guests_fixture import GUESTS, NOW, built_guest
 from live import loket, prepare, serving
-from loket.app import LOCAL_PUBLISHER, Loket, new_id, running
+from loket.app import LOCAL_PUBLISHER, Loket, running
 from loket.contracts import BadInput, Capability, Ending, Grant, Principal, RowKind, RunRequest, RunStatus
 from loket.contracts.catalogue import BY_ID
 from loket.erasure import Eraser
 from loket.home import Home
+from loket.ids import new_id
 from loket.kernel.state import Recorded
 from loket.lesson_words import Told, allows, clean, key_of, lessons_of, what_of
 from loket.lessons import HOST
@@ -660,6 +661,15 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for folder in ("a", "b", "c"):
         loket(home, "ask", "learner", f"{folder}/plan")
     return home
+
+
+def test_runs_that_draw_lessons_are_marked_on_the_list(taught: Path) -> None:
+    """Whoever looks for what an agent was asked sees which runs are Loket's own."""
+    loket(taught, "lessons", "learner")  # waits until they are drawn
+    own = {run["id"] for run in loket(taught, "runs", "list", "--json")["runs"] if run["principal"] == "host:lessons"}
+    lines = loket(taught, "runs", "list").splitlines()
+    assert {line.split()[0] for line in lines if " learner (lesson) " in line} == own
+    assert len(own) >= 3
 
 
 def test_the_owner_sees_lessons_and_decides_on_proposals(taught: Path) -> None:

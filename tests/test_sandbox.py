@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,6 @@ from guests_fixture import COMPILED, Scripted, built_guest, digest_of
 from kit import EngineRig, Values
 from loket.contracts import BadInput, Damaged, Ending, Guest, Limits, ModuleRef, Refusal, RunStatus
 from loket.sandbox import WasmSandbox
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[WasmSandbox]:
-    sandbox = WasmSandbox(COMPILED)
-    yield sandbox
-    sandbox.close()
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,7 @@ from loket.contracts.catalogue import STOCK
 from loket.delegation import Delegation, ending_of
 from loket.erasure import Eraser
 from loket.home import Home, hold
+from loket.ids import new_id
 from loket.kernel.constraints import check_constraints
 from loket.kernel.counter import Counter
 from loket.kernel.engine import Engine
@@ -38,13 +39,13 @@ from loket.kernel.grants import Grants
 from loket.kernel.journal import Journal
 from loket.kernel.quotas import Daily, Quotas
 from loket.kernel.registry import Registry
-from loket.kernel.replay import Replayer
 from loket.kernel.state import RunState
 from loket.kernel.tokens import HmacTokens
+from loket.labelling import Labelling
 from loket.lessons import Lessons
 from loket.packages.install import Package, discard, place, read_installed, read_package
 from loket.packages.resources import resource
-from loket.policy import PlainLabeller, PlainPolicy
+from loket.policy import PlainPolicy
 from loket.providers.agents import AgentsProvider
 from loket.providers.brain import BrainProvider
 from loket.providers.brain_schema import BRAIN_MIGRATIONS
@@ -57,12 +58,22 @@ from loket.providers.llm_settings import EMBEDDED, LlmSettings, parse_routes
 from loket.providers.message import MessageProvider
 from loket.providers.net import NetProvider
 from loket.providers.vault import FileVault
+from loket.replay import Replayer
 from loket.sandbox import WasmSandbox
 from loket.schemas import compile_check
 from loket.store.agents import AgentDatabases
 from loket.store.bus import Bus
 from loket.store.kernel import KernelDatabase, request_of
 from loket.store.proposals import Proposals
+
+AGENT_MIGRATIONS = (
+    *BRAIN_MIGRATIONS,
+    *KV_MIGRATIONS[:2],
+    *FS_MIGRATIONS[:2],
+    KV_MIGRATIONS[2],
+    FS_MIGRATIONS[2],
+)
+"""Of an agent's file. Their order is for good, as a file knows its version by their number: new ones go to the end."""
 
 STOCK_AGENT = "main"
 STOCK_PUBLISHER = "loket"
@@ -102,7 +113,7 @@ class Loket:
         )
         self.brains = AgentDatabases(
             home.brains,
-            (*BRAIN_MIGRATIONS, *KV_MIGRATIONS, *FS_MIGRATIONS),
+            AGENT_MIGRATIONS,
             limit=config.open_brains,
             vfs=vfs,
             key=lambda agent: vault.master.subkey(f"brain:{agent}"),
@@ -124,12 +135,12 @@ class Loket:
             *more_providers,
         ]
         self.registry = Registry((*STOCK, *more_capabilities), self._providers, compile_check)
-        tokens = HmacTokens(now)
+        tokens, labelling = HmacTokens(now), Labelling()
         self.counter = Counter(
             registry=self.registry,
             grants=self.grants,
             policy=policy or PlainPolicy(),
-            labeller=PlainLabeller(),
+            labeller=labelling,
             tokens=tokens,
             quotas=Quotas(self._today, self.database.used, Daily(config.tokens_per_day, config.money_per_day)),
             journal=self.journal,
@@ -203,8 +214,8 @@ class Loket:
         if resume:
             with contextlib.suppress(LoketError):  # kept in `unfinished_erasure`, and tried again
                 await asyncio.to_thread(self.eraser.resume)
-        self.unreadable_runs = self.database.unreadable_runs()
-        resumed = self.engine.resume(self.database.unfinished()) if resume else 0
+        unfinished, self.unreadable_runs = self.database.unfinished_runs()
+        resumed = self.engine.resume(unfinished) if resume else 0
         self.delegation.stop_orphans()
         if resume:
             await self.lessons.start()
@@ -397,7 +408,7 @@ class Loket:
     async def _accept(self, agent: str, text: str, conversation: str, message: str | None) -> str:
         ref, args = self.message_to(agent, text, conversation, {})
         principal = Principal("agent", agent)
-        request = self._request(agent, principal, ref, conversation, "message", args)
+        request = self._request(agent, principal, ref, conversation, "message", args, words=text)
         return await self.engine.submit(request, message)
 
     def _tools(self, ref: ModuleRef) -> list[dict[str, Json]]:
@@ -426,9 +437,11 @@ class Loket:
         conversation: str,
         operation: str,
         args: dict[str, Json],
+        words: str = "",
     ) -> RunRequest:
-        run = new_id(self.now())
-        return RunRequest(run, run, agent, principal, module, conversation, operation, args, (str(OWNER),), self.now())
+        run, now = new_id(self.now()), self.now()
+        labels = (str(OWNER),)
+        return RunRequest(run, run, agent, principal, module, conversation, operation, args, labels, now, words=words)
 
     async def finished(self, run: str) -> Ending:
         """Wait for the end of a run, unfinished or not. Raises `BadInput` where there is no such run."""
@@ -443,19 +456,6 @@ class Loket:
 
 def _ref_row(ref: ModuleRef) -> dict[str, Any]:
     return {"id": ref.id, "version": ref.version, "digest": ref.digest}
-
-
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
-
-
-def new_id(now: float) -> str:
-    """An id that sorts by time: 9 digits of base 32 (Crockford's) of milliseconds, 11 of randomness."""
-    number = (int(now * 1000) << 55) | (uuid.uuid4().int >> 73)
-    digits = []
-    for _ in range(20):
-        number, digit = divmod(number, 32)
-        digits.append(_ALPHABET[digit])
-    return "".join(reversed(digits))
 
 
 @contextlib.asynccontextmanager

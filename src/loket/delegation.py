@@ -33,6 +33,7 @@ from loket.contracts import (
     join_labels,
 )
 from loket.contracts.catalogue import BY_ID
+from loket.ids import derived_id
 from loket.kernel.constraints import keep
 from loket.kernel.engine import Engine
 from loket.kernel.grants import Grants
@@ -55,9 +56,6 @@ MOST_IN_FLIGHT = 1_000
 """Unfinished runs that may come of one message of the owner, before further messages between agents are refused."""
 _STOPPING_S = 5.0
 """Seconds that a stopped run gets to write its end: at its next call or tick, so usually milliseconds."""
-_TIME = 9
-"""Digits of a run's id that say when it was accepted."""
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
 class Delegation:
@@ -109,7 +107,7 @@ class Delegation:
         place = _bounded(f"{ASKED}{call.agent}:{call.conversation}", f"{ASKED}{call.agent}:")
         ref, args = self._found(agent, text, place, {"from": call.agent})
         ref = replace(ref, limits=_within(ref.limits, asker))
-        return self._request(asker.request, call, run, ref, place, args, call.labels)
+        return self._request(asker.request, call, run, ref, place, args, call.labels_of("text"))
 
     async def _ending(self, asker: RunState, child: str, agent: str, timeout_s: float) -> Ending:
         """How a child ended. It is stopped, and all that it asked, when its time runs out or the asker is stopped."""
@@ -200,7 +198,7 @@ class Delegation:
         _refuse_deeper(sender)
         _refuse_flood(sender, unfinished)
         ref = replace(ref, limits=await self._share(ref.limits, sender, unfinished))
-        labels = join_labels(call.labels, (f"agent:{call.agent}",))
+        labels = join_labels(call.labels_of("text"), (f"agent:{call.agent}",))
         request = self._request(sender, call, run, ref, place, args, labels)
         await self._engine.submit(request, awaited=False)
 
@@ -261,16 +259,8 @@ class Delegation:
             accepted=self._now(),
             parent=sender.id,
             depth=sender.depth + 1,
+            words=sender.words,
         )
-
-
-def derived_id(run: str, ordinal: int, agent: str = "") -> str:
-    """The id of the run that a call starts (of an agent, where it starts several): always the same for a call.
-
-    It begins with the time of the run that starts it, as ids do, and ends in 55 bits of SHA-256 over all three.
-    """
-    digest = hashlib.sha256(f"{run}/{ordinal}/{agent}".encode()).digest()
-    return run[:_TIME] + "".join(_ALPHABET[byte % 32] for byte in digest[:11])
 
 
 def ending_of(found: Mapping[str, Any]) -> Ending:

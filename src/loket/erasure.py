@@ -160,7 +160,9 @@ class Eraser:
 
         What is unfinished and cannot be read never goes on, and may be erased.
         """
-        return set(self._unfinished()) | {request.id for request, _seed in self._database.unfinished()}
+        working = set(self._unfinished())
+        others, _unreadable = self._database.unfinished_runs(working)
+        return working | {request.id for request, _seed in others}
 
     def _remedy(self, run: str) -> str:
         if run in self._unfinished():

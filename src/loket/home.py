@@ -8,12 +8,12 @@ import contextlib
 import json
 import os
 import secrets
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from loket.contracts import BadInput, Failed
+from loket.durable import write_private
 
 DEFAULT_PORT = 1987
 
@@ -121,20 +121,6 @@ class Home:
         except (OSError, ValueError):
             return None
         return said if isinstance(said.get("port"), int) else None
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Write a file that only its user can read, in one rename, on the disk when this returns."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 @contextlib.contextmanager

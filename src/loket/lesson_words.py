@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from loket.contracts import Capability, Json, Match, host_granted
-from loket.kernel.state import Recorded
+from loket.contracts import SCHEME_PORTS, Capability, Json, Match, Recorded, host_granted
 
 MOST = 16
 """Lessons of one run, at most."""
@@ -28,8 +27,6 @@ _CAUSE, _REMEDY, _WHAT, _CODE, _SUBJECT = 400, 300, 100, 80, 200
 
 _WHOLE = ("grant.missing", "capability.", "arguments.", "limit.", "quota.", "module.", "token.", "policy.")
 """Codes that are about a capability as a whole, whatever it was asked for."""
-
-_PORTS = {"http": 80, "https": 443}
 
 _HIDDEN = "[left out]"
 _URL = re.compile(r"\b([a-z][a-z0-9+.-]*://)(?:[^\s/@'\"<>]*@)?([^\s/?#'\"<>]*)[^\s'\"<>]*", re.IGNORECASE)
@@ -164,7 +161,7 @@ def _host(url: object) -> str:
         return ""
     name = (parts.hostname or "").rstrip(".")
     shown = f"[{name}]" if ":" in name else name
-    return shown if port in (None, _PORTS.get(parts.scheme)) else f"{shown}:{port}"
+    return shown if port in (None, SCHEME_PORTS.get(parts.scheme)) else f"{shown}:{port}"
 
 
 def clean(text: str, most: int, secrets: Sequence[str] = ()) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 from loket.app import Loket, embedded_model, model_settings
 from loket.config import load_config
 from loket.contracts import BadInput
-from loket.home import Home, write_private
+from loket.durable import write_private
+from loket.home import Home
 from loket.providers.llm import LlmProvider
 from loket.providers.llm_discover import discover, find_embedded, pull
 from loket.providers.llm_settings import PRESETS, LlmSettings, Route, parse_routes

@@ -3,11 +3,10 @@
 Only the old runs go, and what they wrote: a younger run that recalled something keeps its own copy until it is as old.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping
 
-from loket.contracts import LoketError
 from loket.erasure import Eraser
+from loket.periodic import periodically
 from loket.store.kernel import KernelDatabase
 
 EVERY_S = 3600.0
@@ -33,10 +32,11 @@ class Retention:
     def due(self) -> list[str]:
         """The finished runs that are older than their agent's days."""
         found: list[str] = []
-        for agent in set(self._database.agents_of_runs().values()):
+        gone = self._database.keys.gone()
+        for agent in self._database.agents():
             days = self._days.get(agent, self._days.get(ALL_OTHERS))
             if days is not None:
-                found += self._database.accepted_before(self._now() - days * _DAY_S, agent)
+                found += self._database.accepted_before(self._now() - days * _DAY_S, agent, gone)
         return found
 
     def apply(self) -> int:
@@ -50,9 +50,4 @@ class Retention:
 
     async def keep(self, every_s: float = EVERY_S, failed: Callable[[str], None] = lambda _said: None) -> None:
         """Apply it now and again and again, until cancelled. `failed` is told of what could not be erased."""
-        while True:
-            try:
-                await asyncio.to_thread(self.apply)
-            except LoketError as error:
-                failed(f"retention: {error.message}")
-            await asyncio.sleep(every_s)
+        await periodically(self.apply, "retention", every_s, failed)

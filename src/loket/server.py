@@ -12,12 +12,13 @@ from typing import Any
 
 from loket.app import Loket, running
 from loket.contracts import BadInput, Failed, LoketError, Provider
+from loket.durable import write_private
 from loket.gateway.accounts import Accounts
 from loket.gateway.endpoint import Api
 from loket.gateway.http import Gateway, make_server
 from loket.gateway.passwords import Passwords
 from loket.gateway.sessions import Sessions, Tokens
-from loket.home import Home, hold, write_private
+from loket.home import Home, hold
 from loket.operations import Operations
 from loket.operations.audit import auditor_of
 from loket.retention import Retention

@@ -1,6 +1,5 @@
 """Makes, keeps and compares checkpoints of one home's journal."""
 
-import asyncio
 import contextlib
 import datetime as dt
 import os
@@ -13,8 +12,9 @@ from loket.audit.checkpoint import Checkpoint, PublicKey, key_of, open_note, sig
 from loket.audit.export import Asked, write_export
 from loket.audit.kept import Kept
 from loket.audit.rows import Progress, Survey, survey, value_faults
-from loket.contracts import BadInput, Damaged, LoketError
+from loket.contracts import BadInput, Damaged
 from loket.kernel.journal import Fault, Journal
+from loket.periodic import periodically
 from loket.store.kernel import KernelDatabase
 
 EVERY_S: Final = 3600.0
@@ -108,12 +108,7 @@ class Auditor:
 
     async def keep(self, every_s: float = EVERY_S, failed: Callable[[str], None] = lambda _said: None) -> None:
         """Look now and again and again whether the day has its checkpoint, until cancelled."""
-        while True:
-            try:
-                await asyncio.to_thread(self.daily)
-            except LoketError as error:
-                failed(f"audit: {error.message}")
-            await asyncio.sleep(every_s)
+        await periodically(self.daily, "audit", every_s, failed)
 
     def verify(
         self,

@@ -2,7 +2,6 @@
 
 import heapq
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from loket.audit.checkpoint import Checkpoint, PublicKey
 from loket.audit.merkle import Tree
 from loket.audit.rows import EVERY, Progress, public_text
 from loket.contracts import BadInput, Damaged, Row
+from loket.durable import appearing
 from loket.kernel.journal import GENESIS
 from loket.store.check import opened
 from loket.store.kernel import KernelDatabase
@@ -147,19 +147,10 @@ def _row_line(row: Row, hashes: _Hashes, tree: Tree, asked: Asked) -> dict[str, 
 
 
 def _write(target: Path, lines: Iterable[bytes]) -> int:
-    """Write a new file under another name, and rename it; its size in bytes."""
-    partial = target.with_name(f".{target.name}.{os.urandom(4).hex()}")
+    """Write a file as a whole; its size in bytes."""
     try:
-        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.writelines(lines)
-                file.flush()
-                os.fsync(file.fileno())
-                count = file.tell()
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        with appearing(target) as file:
+            file.writelines(lines)
+            return file.tell()
     except OSError as error:
         raise BadInput("audit.file", f"{target} cannot be written: {error.strerror}", "name another file") from None
-    return count

@@ -4,13 +4,14 @@ Nothing here is ever written twice. Whoever has the home can delete them, though
 home's owner cannot reach it.
 """
 
-import os
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from loket.audit.checkpoint import LONGEST, Checkpoint, PublicKey
 from loket.contracts import Damaged, Failed
+from loket.durable import write_new
 
 PUBLIC: Final = "audit.pub"
 
@@ -47,8 +48,9 @@ class Kept:
         try:
             for folder in (self._folder, self._checkpoints):
                 folder.mkdir(mode=0o700, exist_ok=True)
-            write_new(self._folder / PUBLIC, f"{key}\n".encode())
-            write_new(self._checkpoints / name, text.encode())
+            for path, said in ((self._folder / PUBLIC, f"{key}\n"), (self._checkpoints / name, text)):
+                with contextlib.suppress(FileExistsError):
+                    write_new(path, said.encode())
         except OSError as error:
             raise Failed(
                 "audit.keep",
@@ -67,23 +69,3 @@ def read_text(path: Path) -> str:
         raise Failed(
             "audit.kept", f"{path} cannot be read: {error.strerror}", "give its rights back", blame="machine"
         ) from None
-
-
-def write_new(path: Path, data: bytes) -> bool:
-    """Write a file that is not there yet, for its user alone; False where it is there. Whole, and on the disk.
-
-    Raises `OSError`. Written under another name first: a crash leaves no half of a checkpoint.
-    """
-    if path.exists():
-        return False
-    partial = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
-    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return True

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from loket.contracts import BadInput, Damaged
+from loket.durable import sync_folder, write_new
 
 NAME = "backup.json"
 FORMAT = 1
@@ -69,7 +70,7 @@ def write_manifest(folder: Path, kind: str, version: str, created: str, key: byt
     if key is not None:
         manifest = replace(manifest, seal=_seal(manifest, key))
     text = json.dumps({"format": FORMAT, **asdict(manifest)}, indent=1)
-    write_synced(folder / NAME, text.encode() + b"\n")
+    write_new(folder / NAME, text.encode() + b"\n")
     return manifest
 
 
@@ -229,14 +230,6 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(mode=0o700)
 
 
-def write_synced(path: Path, data: bytes) -> None:
-    """Write a new file (0600), on the disk when this returns."""
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def copy_synced(source: Path, target: Path) -> None:
     """Copy a file's content and its time of change to a new file (0600), on the disk when this returns.
 
@@ -252,13 +245,3 @@ def copy_synced(source: Path, target: Path) -> None:
         changed = os.fstat(file.fileno()).st_mtime_ns
         os.utime(target, ns=(changed, changed))
         os.fsync(copied.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk (Windows can open no folder, and needs no such thing)."""
-    if hasattr(os, "O_DIRECTORY"):
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -15,8 +15,8 @@ from typing import Any
 from loket.app import Loket, running
 from loket.bench.durability_work import AGENTS, Ledger, Message
 from loket.contracts import Row, RowKind
-from loket.delegation import derived_id
 from loket.home import Home
+from loket.ids import derived_id
 from loket.testing.models import InstantModel
 
 _ENDED = (RowKind.CALL, RowKind.OUTCOME)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from loket.app import LOCAL_PUBLISHER, Loket, running
 from loket.bench.place import LIMITS, check
+from loket.bench.server import use_model
 from loket.contracts import Failed, LoketError
 from loket.home import Home
 from loket.testing.model_server import Reply, Request
@@ -42,14 +43,6 @@ cpu_ms = {cpu_ms}
 calls = {calls}
 """
 _WANT = '[[capability]]\nname = "{name}"\nreason = "the durability campaign"\n'
-_CONFIG = """\
-[models]
-chain = ["scripted"]
-
-[models.routes.scripted]
-base_url = "{url}"
-model = "scripted"
-"""
 
 STEPS = ("keep", "write", "ask", "publish")
 """What a message can have its agent do; `slow` lets the model take its time."""
@@ -181,7 +174,7 @@ def _tools(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
 async def furnish(home: Home, model_url: str) -> None:
     """Make a home with the agents, each with all grants, and each of them hearing the topic."""
     home.prepare()
-    home.config.write_text(_CONFIG.format(url=model_url), encoding="utf-8")
+    use_model(home, model_url, "scripted")
     async with running(home) as system:
         for name in AGENTS:
             folder = _folder(home.root / "sources" / name)

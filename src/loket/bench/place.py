@@ -14,9 +14,10 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loket.app import LOCAL_PUBLISHER, Loket, new_id, running
+from loket.app import LOCAL_PUBLISHER, Loket, running
 from loket.contracts import Ending, Failed, Json, Limits, Principal, Provider, RunRequest, RunStatus
 from loket.home import Home
+from loket.ids import new_id
 
 CALLS = 100_000
 """Calls that a run of a benchmark's agent may make."""

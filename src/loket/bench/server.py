@@ -23,11 +23,11 @@ _ASK_S = 60.0
 
 _CONFIG = """\
 [models]
-chain = ["bench"]
+chain = ["{model}"]
 
-[models.routes.bench]
+[models.routes.{model}]
 base_url = "{url}"
-model = "instant"
+model = "{model}"
 """
 
 
@@ -35,7 +35,7 @@ def ask(place: Place, n: int) -> Taken:
     """`n` processes of `loket ask`; beside them an empty Python process, and the same messages without a process."""
     home = place.home("ask")
     with ModelServer((Reply("Noted."),), models=("instant",)) as model:
-        home.config.write_text(_CONFIG.format(url=model.url), encoding="utf-8")
+        use_model(home, model.url, "instant")
         given = environment(place, home)
         with serving(home, given) as (_process, port):
             _ask(given, "Hello")
@@ -47,6 +47,11 @@ def ask(place: Place, n: int) -> Taken:
         Peer("the same server and model without the process: one HTTP request", "s", requests),
     )
     return Taken(commands, peers)
+
+
+def use_model(home: Home, url: str, model: str) -> None:
+    """Write the settings of a home that has one model, at the server of this address."""
+    home.config.write_text(_CONFIG.format(url=url, model=model), encoding="utf-8")
 
 
 def environment(place: Place, home: Home) -> dict[str, str]:

@@ -86,6 +86,10 @@ def _report(result: dict[str, Any], *, json_: bool) -> None:
     if not runs and not carried and not memories:
         show.say("Nothing fits: there is nothing to erase.")
         return
+    if len(result["again"]) == len(runs) + len(carried) and not memories and not result["things"]:
+        were = f"{len(result['again'])} run(s) were erased before: {_listed(result['again'])}"
+        show.say(f"{'Nothing is' if result['dry_run'] else 'Nothing was'} left to erase: {were}")
+        return
     verb = "Would erase" if result["dry_run"] else "Erased"
     if runs:
         show.say(f"{verb} {len(runs)} run(s): {_listed(runs)}")

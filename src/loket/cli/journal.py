@@ -41,6 +41,7 @@ def _facts(run: Mapping[str, Any], *, full: bool) -> Iterator[tuple[str, Any]]:
         yield name, len(value) if objects else _cut(show.word(value), full=full)
     error = run.get("error")
     yield "error", f"{error['message']} ({error['code']})" if error else None
+    yield "remedy", error.get("remedy") if error else None
 
 
 def _heading(row: Mapping[str, Any]) -> Iterator[str]:
@@ -70,6 +71,8 @@ def _said(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _part(name: str, value: Any) -> Iterator[tuple[str, str]]:
     if name == "error" and isinstance(value, dict):
         yield name, f"{value['message']} ({value['code']})"
+        if value.get("remedy"):
+            yield "remedy", value["remedy"]
     elif name == "answer" and isinstance(value, dict) and isinstance(value.get("memories"), list):
         if not value["memories"]:
             yield "recalled", "nothing"

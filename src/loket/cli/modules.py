@@ -153,8 +153,14 @@ def caps(
     if json_ or name is not None:
         show.as_json(result)
         return
-    rows = [[c["id"], c["effect"], c["summary"]] for c in result["capabilities"]]
-    show.table(["capability", "effect", "summary"], rows, "there are none", whole=("capability", "effect"))
+    rows = [[c["id"], c["effect"], _narrowed(c["constraints"]), c["summary"]] for c in result["capabilities"]]
+    columns = ["capability", "effect", "a grant names", "summary"]
+    show.table(columns, rows, "there are none", whole=("capability", "effect"), spare=("a grant names",))
+
+
+def _narrowed(constraints: list[dict[str, Any]]) -> str:
+    """The names of constraints; one without which a grant allows nothing is marked."""
+    return ", ".join(f"{rule['name']} (needed)" if rule["required"] else rule["name"] for rule in constraints)
 
 
 @_grants.command("list", epilog="Example: loket grants list main")

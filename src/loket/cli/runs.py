@@ -25,11 +25,17 @@ def list_(
         show.as_json(result)
         return
     rows = [
-        [r["id"], show.when(r["accepted"]), r["agent"], _status(r), r["calls"], r["tokens"], r["operation"]]
+        [r["id"], show.when(r["accepted"]), _agent(r), _status(r), r["calls"], r["tokens"], r["operation"]]
         for r in result["runs"]
     ]
     columns = ["run", "accepted", "agent", "status", "calls", "tokens", "operation"]
     show.table(columns, rows, "no runs yet", whole=("run", "status"), spare=("tokens", "calls", "operation"))
+
+
+def _agent(run: dict[str, Any]) -> str:
+    """The agent; of what Loket itself does for it (`host:lessons`; `host` where that is erased), also that."""
+    by_loket = str(run["principal"]).partition(":")[0] == "host"
+    return f"{run['agent']} (lesson)" if by_loket else str(run["agent"])
 
 
 def _status(run: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ from loket.contracts.facts import (
     RunView,
     Statement,
 )
-from loket.contracts.hosts import host_granted, host_names
+from loket.contracts.hosts import SCHEME_PORTS, host_granted, host_names
 from loket.contracts.protocols import (
     AgentStore,
     Ending,
@@ -75,6 +75,7 @@ from loket.contracts.run import (
 
 __all__ = [
     "OWNER",
+    "SCHEME_PORTS",
     "WITHDRAW",
     "AgentStore",
     "Answer",

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-_PORTS = {"http": 80, "https": 443}
+SCHEME_PORTS = {"http": 80, "https": 443}
+"""The port that a URL of a scheme means where it names none."""
 
 
 def host_names(url: str) -> tuple[str, ...]:
@@ -17,7 +18,7 @@ def host_names(url: str) -> tuple[str, ...]:
         port = parts.port
     except ValueError:
         return ("",)
-    host, own = (parts.hostname or "").rstrip("."), _PORTS.get(parts.scheme)
+    host, own = (parts.hostname or "").rstrip("."), SCHEME_PORTS.get(parts.scheme)
     if not host or (port is None and own is None):
         return ("",)
     shown = f"[{host}]" if ":" in host else host

@@ -70,12 +70,20 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """An execution token: proves that the gateway started this run (`mac` covers the rest)."""
+    """An execution token: proves that the gateway started this run, and what it may do.
+
+    `data` is what was signed, in the format of whoever minted it; `expires` in seconds since 1970.
+    """
 
     run: str
     principal: str
     expires: float
-    mac: bytes
+    data: bytes
+
+    @property
+    def mac(self) -> bytes:
+        """The same as `data`."""
+        return self.data
 
 
 class RunStatus(StrEnum):
@@ -219,9 +227,15 @@ class Call:
     emit: Callable[[str], None] = lambda _piece: None
 
     def labels_of(self, *arguments: str) -> Labels:
-        """The labels of arguments together; what nothing is known about carries all that the run has seen."""
-        first, *others = [self.derived.get(name, self.labels) for name in arguments] or [self.labels]
-        return join_labels(first, *others)
+        """The labels of arguments together (of all, if none is named); `items.0` is the first of `items`.
+
+        What nothing is known about carries all that the run has seen.
+        """
+        return join_labels((), *(self._labels_of(name) for name in arguments or self.args))
+
+    def _labels_of(self, name: str) -> Labels:
+        found = self.derived.get(name)
+        return found if found is not None else self.derived.get(name.partition(".")[0], self.labels)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Erasure: destroy for good what runs said, and all that carries it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from loket.app import Loket
@@ -28,7 +28,8 @@ async def erase(
 ) -> dict[str, Any]:
     """Erase runs, the source of an agent's memory, all of a sender, or all that is older than so many days.
 
-    Answers `runs` (named), `carried` (others that got to know it; none with `only`), `things` erased in the stores,
+    Answers `runs` (named), `carried` (others that got to know it; none with `only`), `again`: those of both that were
+    erased before (nothing of theirs is left but what a restore brought back), `things` erased in the stores,
     `memories` (ids) whose runs the journal does not know, `left`: files that the owner changed since, which stay, and
     `unfinished`: runs that got to know it meanwhile, to be stopped and erased. With `dry_run` nothing is changed.
     """
@@ -42,6 +43,7 @@ async def erase(
     progress = _progress(emit)
     doomed = await asyncio.to_thread(system.eraser.plan, named, only=only, progress=progress)
     loose = await asyncio.to_thread(_loose, system, agent, memory) if memory is not None else []
+    again = await asyncio.to_thread(_erased, system, doomed.runs)
     done = Done(doomed.runs, 0, (), ())
     if not dry_run and loose:
         await asyncio.to_thread(_erase_loose, system, agent, loose)
@@ -50,12 +52,17 @@ async def erase(
     return {
         "runs": sorted(doomed.named),
         "carried": sorted(done.runs - doomed.named),
+        "again": again,
         "things": done.things + (0 if dry_run else len(loose)),
         "memories": loose,
         "left": list(done.left),
         "unfinished": list(done.unfinished),
         "dry_run": dry_run,
     }
+
+
+def _erased(system: Loket, runs: Collection[str]) -> list[str]:
+    return sorted(run for run in runs if system.database.is_erased(run))
 
 
 def _loose(system: Loket, agent: str | None, memory: int) -> list[int]:

@@ -1,11 +1,15 @@
 """Grants: the owner decides who may do what."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from loket.app import Loket
 from loket.contracts import BadInput, Grant, command
 from loket.operations.table import Emit, operation
+
+_EXAMPLE = "example.org"
+"""The host in a remedy where nothing says which one is meant."""
 
 
 @operation("grants.list")
@@ -25,10 +29,36 @@ async def grants_allow(
     constraints: dict[str, Any] | None = None,
     add: bool = False,
 ) -> dict[str, Any]:
-    """Grant a capability to an installed module, or widen (`add`) the grant that it has, from the next call on."""
+    """Grant a capability to an installed module, or widen (`add`) the grant that it has, from the next call on.
+
+    Raises `BadInput` (`grant.constraint`) where the grant would allow nothing.
+    """
+    _check_needed(system, agent, capability, constraints or {}, add=add)
     grant = await asyncio.to_thread(system.allow, agent, capability, constraints or {}, add=add)
     system.lessons.allowed(grant)
     return _grant_shown(grant)
+
+
+def _check_needed(system: Loket, agent: str, capability: str, given: Mapping[str, Any], *, add: bool) -> None:
+    """Refuse a grant that would allow nothing, because a constraint is missing that it needs.
+
+    The remedy has what the module asks for itself, or a host to put another one in the place of.
+    """
+    ref, package = system.module(agent)
+    known = system.registry.find(capability).capability
+    held = [grant.constraints for grant in system.grants.held(ref.publisher, ref.id) if grant.capability == capability]
+    stays = held[0] if add and held else {}
+    needed = [rule.name for rule in known.constraints if rule.required and not {rule.name} & {*stays, *given}]
+    if not needed:
+        return
+    asked = [want.constraints for want in package.manifest.capabilities if want.name == capability]
+    texts = {**given, **{name: (asked[0] if asked else {}).get(name, [_EXAMPLE]) for name in needed}}
+    more = [f"{name}={text}" for name, listed in texts.items() if isinstance(listed, list) for text in listed]
+    raise BadInput(
+        "grant.constraint",
+        f"without {' and '.join(needed)} a grant of {capability} allows nothing",
+        command("grants", "allow", agent, capability, *(word for one in more for word in ("--add", one))),
+    )
 
 
 @operation("grants.revoke")

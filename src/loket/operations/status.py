@@ -1,6 +1,7 @@
 """The system as a whole."""
 
 import asyncio
+from dataclasses import asdict
 from typing import Any
 
 from loket import __version__
@@ -49,7 +50,7 @@ def agent_shown(system: Loket, ref: Any, package: Package) -> dict[str, Any]:
 
 @operation("caps")
 async def caps(system: Loket, _emit: Emit, *, name: str | None = None) -> dict[str, Any]:
-    """The catalogue, or one capability with its schemas."""
+    """The catalogue with what grants can narrow (`Constraint`), or one capability with its schemas too."""
     known = system.registry.all() if name is None else [system.registry.find(name).capability]
     shown = []
     for capability in known:
@@ -59,6 +60,7 @@ async def caps(system: Loket, _emit: Emit, *, name: str | None = None) -> dict[s
             "summary": capability.summary,
             "critical": list(capability.critical),
             "on_uncertain": capability.on_uncertain.value,
+            "constraints": [asdict(rule) for rule in capability.constraints],
         }
         if name is not None:
             entry |= {"arguments": capability.arguments, "answer": capability.answer}

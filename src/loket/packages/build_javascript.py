@@ -9,7 +9,6 @@ TypeScript is stripped of its types, not checked: that is the editor's work, or 
 """
 
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from shlex import quote
@@ -21,6 +20,7 @@ from loket.packages.javascript_tools import find_node, javascript_tools, node_en
 from loket.packages.manifest import Manifest
 from loket.packages.resources import resource
 from loket.packages.sources import source_error
+from loket.packages.tool import run_tool
 
 _TIMEOUT_S = 120
 
@@ -56,24 +56,15 @@ def component(directory: Path, manifest: Manifest, work: Path, tell: Callable[[s
 def _run(given: dict[str, Any]) -> dict[str, Any]:
     """Run the builder in Node: its answer."""
     node = find_node()
-    try:
-        result = subprocess.run(
-            [*node.node, str(resource("guests/javascript") / "build.cjs")],
-            input=json.dumps(given),
-            env=node_environment(node),
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
+    command = [*node.node, str(resource("guests/javascript") / "build.cjs")]
+    environment = node_environment(node)
+    result = run_tool(command, timeout_s=_TIMEOUT_S, environment=environment, given=json.dumps(given))
+    if result is None:
         raise BadInput(
             "build.endless",
             f"loading the sources did not end within {_TIMEOUT_S} s",
             "look for a loop outside all functions",
-        ) from None
+        )
     if result.returncode != 0:
         said = result.stderr.strip().partition("\n")[0]
         raise Failed("build.failed", f"the JavaScript tools failed: {said or 'they gave no reason'}", blame="machine")

@@ -11,7 +11,6 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from loket.contracts import BadInput
 from loket.packages.manifest import Manifest
 from loket.packages.resources import resource
 from loket.packages.sources import is_left_out, source_error
+from loket.packages.tool import run_tool
 
 _MARK = "loket-build-error: "
 """Begins the guest library's line about what is wrong with the sources (`loket_guest.entry`)."""
@@ -127,24 +127,14 @@ def _componentize(paths: list[Path], work: Path) -> Path:
     options = [option for path in paths for option in ("-p", str(path))]
     command = [sys.executable, "-c", _TOOL, "-q", "-d", str(resource("wit")), "-w", "module"]
     command += ["componentize", "--stub-wasi", *options, "loket_entry", "-o", str(made)]
-    try:
-        result = subprocess.run(
-            command,
-            env={**os.environ, "VIRTUAL_ENV": str(nowhere)},
-            cwd=work,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
+    environment = {**os.environ, "VIRTUAL_ENV": str(nowhere)}
+    result = run_tool(command, timeout_s=_TIMEOUT_S, environment=environment, folder=work)
+    if result is None:
         raise BadInput(
             "build.endless",
             f"importing the sources did not end within {_TIMEOUT_S} s",
             "look for a loop or a wait outside all functions",
-        ) from None
+        )
     if result.returncode != 0 or not made.is_file():
         raise _explain(result.stderr)
     return made

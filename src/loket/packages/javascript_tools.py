@@ -11,7 +11,6 @@ import importlib.util
 import os
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from loket.contracts import BadInput
 from loket.packages.resources import resource
+from loket.packages.tool import run_tool
 
 OLDEST_NODE = 20
 
@@ -104,10 +104,10 @@ def node_environment(node: Node) -> Mapping[str, str]:
 def _version(node: str) -> int:
     """The first number of `node --version`; 0 where it does not run."""
     try:
-        said = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=30, check=False).stdout
-    except (OSError, subprocess.TimeoutExpired):
+        result = run_tool([node, "--version"], timeout_s=30)
+    except OSError:
         return 0
-    found = re.match(r"v(\d+)\.", said)
+    found = re.match(r"v(\d+)\.", result.stdout) if result is not None else None
     return int(found[1]) if found else 0
 
 
@@ -124,22 +124,11 @@ def _install(node: Node, work: Path) -> None:
     work.mkdir()
     for name in _FILES:
         shutil.copyfile(resource("guests/javascript") / name, work / name)
-    try:
-        result = subprocess.run(
-            [*node.npm, "ci", *_OPTIONS],
-            cwd=work,
-            env=node_environment(node),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_TIMEOUT_S,
-            check=False,
-        )
-        said, failed = result.stderr, result.returncode != 0
-    except subprocess.TimeoutExpired:
-        said, failed = f"npm did not end within {_TIMEOUT_S} s", True
-    if failed:
+    result = run_tool(
+        [*node.npm, "ci", *_OPTIONS], timeout_s=_TIMEOUT_S, environment=node_environment(node), folder=work
+    )
+    if result is None or result.returncode != 0:
+        said = result.stderr if result is not None else f"npm did not end within {_TIMEOUT_S} s"
         raise BadInput(
             "build.tools",
             f"npm could not fetch the JavaScript tools: {_reason(said)}",

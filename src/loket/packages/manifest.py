@@ -2,7 +2,8 @@
 
 Top level: `id`, `version`, `kind`, `summary`, `entry` (the component; left out, an agent runs on the stock agent's),
 `source` (the file that it is built from, in Python, JavaScript or TypeScript; `agent.py` if left out), then
-`[[capability]]`, `[[operation]]` and `[limits]`. Who published a module is no part of it: that comes from a signature.
+`[[capability]]`, `[[operation]]`, `[[context]]` and `[limits]`. Who published a module is no part of it: that comes
+from a signature.
 """
 
 import re
@@ -23,9 +24,13 @@ KINDS = ("agent", "tool", "skill", "channel", "app", "checks")
 ID = re.compile(r"[a-z][a-z0-9-]{1,40}")
 """Of a module: also the name of an agent's folder."""
 
+_OTHERS = ("agent.", "message.")
+"""Families by which a module has others work."""
+
 _MOST_BYTES = 256 << 10
 _VERSION = re.compile(r"[0-9]{1,6}\.[0-9]{1,6}\.[0-9]{1,6}(-[0-9A-Za-z.-]{1,40})?")
 _OPERATION = re.compile(r"[a-z][a-z0-9_-]{0,40}")
+_CONTEXT = _OPERATION
 _CAPABILITY = re.compile(r"[a-z][a-z0-9-]*(\.[a-z][a-z0-9_-]*)+(@[1-9][0-9]*)?")
 _ENTRY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,80}\.wasm")
 _SOURCE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,80}\.(py|js|mjs|ts)")
@@ -65,6 +70,23 @@ class Operation:
 
 
 @dataclass(frozen=True, slots=True)
+class Context:
+    """A named part of the world that an operation may be run with: capability to constraints, as a grant has them.
+
+    It is called by effect and name, `read:inventory_data`. None of its capabilities does more than that effect says.
+    """
+
+    name: str
+    effect: Effect
+    summary: str
+    allows: Mapping[str, Mapping[str, Json]]
+
+    @property
+    def id(self) -> str:
+        return f"{self.effect.value}:{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """What a module says about itself. `entry` is None where it runs on the stock agent's component."""
 
@@ -77,6 +99,7 @@ class Manifest:
     capabilities: tuple[AskedCapability, ...]
     operations: tuple[Operation, ...]
     limits: Limits
+    contexts: tuple[Context, ...] = ()
 
 
 def load_manifest(path: Path, *, known: Collection[str] = BY_ID.keys(), check_schemas: bool = True) -> Manifest:
@@ -99,10 +122,14 @@ def load_manifest(path: Path, *, known: Collection[str] = BY_ID.keys(), check_sc
         capabilities=tuple(_capability(one, known) for one in table.tables("capability")),
         operations=tuple(_operation(one, check_schemas) for one in table.tables("operation")),
         limits=_limits(table.table("limits")),
+        contexts=tuple(_context(one) for one in table.tables("context")),
     )
     table.done()
     _no_twins(table, "capability", [one.name for one in manifest.capabilities])
     _no_twins(table, "operation", [one.name for one in manifest.operations])
+    _no_twins(table, "context", [one.id for one in manifest.contexts])
+    for context in manifest.contexts:
+        _asked_for(table, context, manifest.capabilities)
     if manifest.entry is None and manifest.kind != "agent":
         raise table.bad("entry", f"is missing, and a {manifest.kind} has no other component", 'entry = "module.wasm"')
     return manifest
@@ -155,6 +182,47 @@ def _operation(table: Table, check_schemas: bool) -> Operation:
         _check_schema(table, "arguments", operation.arguments)
         _check_schema(table, "answer", operation.answer)
     return operation
+
+
+def _context(table: Table) -> Context:
+    context = Context(
+        name=table.text("name", _CONTEXT, example="inventory_data"),
+        effect=Effect(table.choice("effect", [effect.value for effect in Effect])),
+        summary=table.text("summary", example="What is in stock, and where"),
+        allows=table.table("allows").values(),
+    )
+    table.done()
+    for name, constraints in context.allows.items():
+        _fits(table, context, name, constraints)
+    return context
+
+
+def _fits(table: Table, context: Context, name: str, constraints: Json) -> None:
+    """Raises `BadInput` where a context allows more than its effect says, or has others work for it."""
+    if not isinstance(constraints, dict):
+        raise table.bad(f"allows.{name}", "is no table of constraints", f'for example allows = {{ "{name}" = {{}} }}')
+    if name.startswith(_OTHERS):
+        raise table.bad(
+            f"allows.{name}", "has other modules do the work, which no context bounds", "leave it out of the context"
+        )
+    known = BY_ID.get(name)
+    if known is not None and known.effect.changes and known.effect is not context.effect:
+        raise table.bad(
+            "effect",
+            f'is "{context.effect.value}", and {name} has the effect "{known.effect.value}"',
+            f'put it into a context with effect = "{known.effect.value}"',
+        )
+
+
+def _asked_for(table: Table, context: Context, asked: tuple[AskedCapability, ...]) -> None:
+    names = {one.name for one in asked}
+    for name in context.allows:
+        if name not in names:
+            raise table.bad(
+                "context",
+                f"{context.id} allows {name}, and the module does not ask for it",
+                f'add [[capability]] name = "{name}" with its reason',
+            )
 
 
 def _fetch_nothing(address: str) -> Json:

@@ -9,7 +9,7 @@ from typing import Any
 
 import apsw
 
-from loket.contracts import AgentStore, Answer, Call, Handler, Refusal, join_labels
+from loket.contracts import OWNER, AgentStore, Answer, Call, Handler, Labels, Refusal, join_labels
 from loket.providers import brain_owner, brain_search, brain_write
 from loket.providers.brain_rows import parse_time, read
 from loket.providers.brain_write import NewMemory
@@ -177,7 +177,9 @@ class BrainProvider:
 
     def _add(self, connection: apsw.Connection, call: Call) -> dict[str, Any]:
         now = self._now()
-        memories = [_memory(item, now) for item in call.args["items"]]
+        memories = [
+            _memory(item, now, call.labels_of(f"items.{place}")) for place, item in enumerate(call.args["items"])
+        ]
         return {"ids": [brain_write.insert(connection, call, memory) for memory in memories]}
 
     def _correct(self, connection: apsw.Connection, call: Call) -> dict[str, Any]:
@@ -200,6 +202,7 @@ class BrainProvider:
             speaker=old["speaker"],
             gist=_optional(call.args, "gist"),
             corrects=old["corrects"] or old["kind"],
+            labels=join_labels(call.labels_of(), *_inherited(call, old)),
         )
         return {"id": brain_write.insert(connection, call, memory, replaces=old["id"]), "replaced": old["id"]}
 
@@ -220,11 +223,18 @@ class BrainProvider:
             if field in call.args
         ]
         about = _optional(call.args, "about")
-        memory = NewMemory(text="\n".join(lines), kind="lesson", created=now, happened=now, subject=about)
+        memory = NewMemory(
+            text="\n".join(lines), kind="lesson", created=now, happened=now, subject=about, labels=call.labels_of()
+        )
         return {"id": brain_write.insert(connection, call, memory)}
 
 
-def _memory(item: Mapping[str, Any], now: float) -> NewMemory:
+def _inherited(call: Call, old: Mapping[str, Any]) -> list[Labels]:
+    """Labels of the memory that is corrected: its subject goes on; by the owner's own word they are dropped."""
+    return [] if call.principal == OWNER else [tuple(old["labels"])]
+
+
+def _memory(item: Mapping[str, Any], now: float, labels: Labels) -> NewMemory:
     return NewMemory(
         text=_clean(item["text"]),
         kind=item.get("kind", "episode"),
@@ -235,6 +245,7 @@ def _memory(item: Mapping[str, Any], now: float) -> NewMemory:
         speaker=_optional(item, "speaker"),
         gist=_optional(item, "gist"),
         note=_optional(item, "note"),
+        labels=labels,
     )
 
 

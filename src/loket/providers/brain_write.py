@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from loket.contracts import Call
+from loket.contracts import Call, Labels
 from loket.providers import brain_query as query
 from loket.providers.brain_rows import COLUMNS, digest, folded, seal
 
@@ -47,6 +47,7 @@ class NewMemory:
     gist: str | None = None
     note: str | None = None
     corrects: str | None = None
+    labels: Labels = ()
 
 
 def insert(connection: apsw.Connection, call: Call, memory: NewMemory, *, replaces: int | None = None) -> int:
@@ -166,7 +167,7 @@ def _values(identity: int, call: Call, memory: NewMemory) -> list[Any]:
         str(call.principal),
         call.run,
         call.ordinal,
-        json.dumps(list(call.labels)),
+        json.dumps(memory.labels),
         memory.created,
         None,
         None,

@@ -18,7 +18,7 @@ from typing import Any
 
 import apsw
 
-from loket.contracts import AgentStore, Answer, Call, Handler, Refusal
+from loket.contracts import AgentStore, Answer, Call, Handler, Labels, Refusal, join_labels
 from loket.providers.fs_paths import (
     check_file,
     check_system,
@@ -50,6 +50,11 @@ FS_MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE fs_origin ADD COLUMN size INTEGER;
     ALTER TABLE fs_origin ADD COLUMN modified INTEGER;
     """,
+    """
+    -- JSON lists: where the text came from, and its path.
+    ALTER TABLE fs_origin ADD COLUMN labels TEXT NOT NULL DEFAULT '[]';
+    ALTER TABLE fs_origin ADD COLUMN path_labels TEXT NOT NULL DEFAULT '[]';
+    """,
 )
 """SQL scripts, oldest first; join them with those of other families that live in the same file."""
 
@@ -66,10 +71,14 @@ _SLICE = 200
 _NOT_THIS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 """How the system says that a path is no file any more, or leads through something else."""
 
-_ORIGIN = "SELECT run, written, size, modified FROM fs_origin WHERE path = ?"
-_SET_ORIGIN = """INSERT INTO fs_origin (path, run, written, size, modified) VALUES (?, ?, ?, ?, ?)
+_ORIGIN = "SELECT run, written, size, modified, labels, path_labels FROM fs_origin WHERE path = ?"
+_SET_ORIGIN = """INSERT INTO fs_origin (path, run, written, size, modified, labels, path_labels)
+    VALUES (?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (path) DO UPDATE SET run = excluded.run, written = excluded.written, size = excluded.size,
-    modified = excluded.modified"""
+    modified = excluded.modified, labels = excluded.labels, path_labels = excluded.path_labels"""
+_LABELS = "SELECT DISTINCT labels FROM fs_origin WHERE path = ?"
+_LABELS_BELOW = "SELECT DISTINCT path_labels FROM fs_origin WHERE path >= ?1 || '/' AND path < ?1 || '0'"
+_LABELS_ALL = "SELECT DISTINCT path_labels FROM fs_origin"
 _OF_RUNS = """SELECT path, size, modified FROM fs_origin
     WHERE run IN (SELECT value FROM json_each(?)) AND path > ? ORDER BY path LIMIT ?"""
 _FORGET_ORIGINS = """DELETE FROM fs_origin
@@ -124,7 +133,8 @@ class FsProvider:
                 os.close(handle)
         text = _decoded(data, path, offset)
         more = offset + len(data) < found.st_size
-        return Answer({"text": text, "size": found.st_size, "more": more})
+        labels = self._labels(call, _LABELS, "/".join(names))
+        return Answer({"text": text, "size": found.st_size, "more": more}, labels)
 
     def write(self, call: Call) -> Answer:
         """Write a file, in the place of any that was there; parents are made. Answers `size`, in bytes.
@@ -165,7 +175,14 @@ class FsProvider:
                 if len(entries) == limit:
                     break
                 entries += entry(directory, name)
-        return Answer({"entries": entries})
+        below = "/".join(names)
+        return Answer({"entries": entries}, self._labels(call, *(_LABELS_BELOW, below) if below else (_LABELS_ALL,)))
+
+    def _labels(self, call: Call, query: str, *bindings: str) -> Labels:
+        """The labels that files were written with: those of a text, or of paths."""
+        with self._store.open(call.agent) as connection:
+            rows = connection.execute(query, bindings).fetchall()
+        return join_labels((), *(tuple(json.loads(str(text))) for (text,) in rows))
 
     def writes(self, capability: str, args: Mapping[str, Any], _answer: Mapping[str, Any]) -> Sequence[str]:
         """The path that a journaled call wrote, and the directories on the way (`a/`): names are text too."""
@@ -271,11 +288,12 @@ class FsProvider:
     ) -> None:
         """Write down that the call is decided, then give the staged file its name; both or none of it."""
         path = call.args["path"]
+        labels = [json.dumps(call.labels_of(name)) for name in ("text", "path")]
         before = connection.execute(_ORIGIN, (path,)).fetchone()
         try:
             with connection:
                 connection.execute("INSERT INTO fs_applied VALUES (?, ?, ?)", (call.run, call.ordinal, size))
-                connection.execute(_SET_ORIGIN, (path, call.run, self._now(), *looks(directory, names[0])))
+                connection.execute(_SET_ORIGIN, (path, call.run, self._now(), *looks(directory, names[0]), *labels))
             _rename(directory, *names)
         except (OSError, apsw.Error):
             with contextlib.suppress(OSError):

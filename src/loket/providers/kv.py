@@ -6,12 +6,13 @@ performing it again changes nothing.
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
 import apsw
 
-from loket.contracts import AgentStore, Answer, Call, Handler, Refusal
+from loket.contracts import AgentStore, Answer, Call, Handler, Labels, Refusal, join_labels
 
 KV_MIGRATIONS: tuple[str, ...] = (
     """
@@ -28,11 +29,16 @@ KV_MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE kv ADD COLUMN run TEXT NOT NULL DEFAULT '';
     CREATE INDEX kv_run ON kv (run);
     """,
+    """
+    -- JSON lists: where the value came from, and its key.
+    ALTER TABLE kv ADD COLUMN labels TEXT NOT NULL DEFAULT '[]';
+    ALTER TABLE kv ADD COLUMN key_labels TEXT NOT NULL DEFAULT '[]';
+    """,
 )
 """SQL scripts, oldest first; join them with those of other families that live in the same file."""
 
-_GET = "SELECT value FROM kv WHERE key = ?"
-_LIST = "SELECT key FROM kv WHERE key >= ? AND key > ? ORDER BY key LIMIT ?"
+_GET = "SELECT value, labels FROM kv WHERE key = ?"
+_LIST = "SELECT key, key_labels FROM kv WHERE key >= ? AND key > ? ORDER BY key LIMIT ?"
 
 _ERASE = "DELETE FROM kv WHERE run = ? RETURNING key"
 
@@ -59,11 +65,11 @@ class KvProvider:
         """Nothing to close: the store belongs to whoever made it."""
 
     def get(self, call: Call) -> Answer:
-        """Answers `found`, and `value` (null where there is none)."""
+        """Answers `found`, and `value` (null where there is none) with the labels that it was stored with."""
         key = _key(call.args["key"])
         with self._store.open(call.agent) as connection:
             row = connection.execute(_GET, (key,)).fetchone()
-        return _MISSING if row is None else Answer({"found": True, "value": _decode(row[0])})
+        return _MISSING if row is None else Answer({"found": True, "value": _decode(row[0])}, _labels(row[1]))
 
     def set(self, call: Call) -> Answer:
         """Store a value, in the place of any that was there. Answers an empty object."""
@@ -82,8 +88,9 @@ class KvProvider:
         prefix = _key(call.args.get("prefix", ""))
         bounds = (prefix, _key(call.args.get("after", "")), call.args.get("limit", 100))
         with self._store.open(call.agent) as connection:
-            keys = [key for (key,) in connection.execute(_LIST, bounds)]
-        return Answer({"keys": list(takewhile(lambda key: key.startswith(prefix), keys))})
+            rows = connection.execute(_LIST, bounds).fetchall()
+        found = list(takewhile(lambda row: str(row[0]).startswith(prefix), rows))
+        return Answer({"keys": [key for key, _ in found]}, join_labels((), *(_labels(str(text)) for _, text in found)))
 
     # What a run left here
 
@@ -120,8 +127,15 @@ class KvProvider:
 
 def _set(connection: apsw.Connection, call: Call) -> dict[str, Any]:
     connection.execute(
-        "INSERT INTO kv VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value, run = excluded.run",
-        (_key(call.args["key"]), json.dumps(call.args["value"], separators=(",", ":")), call.run),
+        "INSERT INTO kv VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value,"
+        " run = excluded.run, labels = excluded.labels, key_labels = excluded.key_labels",
+        (
+            _key(call.args["key"]),
+            json.dumps(call.args["value"], separators=(",", ":")),
+            call.run,
+            json.dumps(call.labels_of("value")),
+            json.dumps(call.labels_of("key")),
+        ),
     )
     return {}
 
@@ -129,6 +143,12 @@ def _set(connection: apsw.Connection, call: Call) -> dict[str, Any]:
 def _delete(connection: apsw.Connection, call: Call) -> dict[str, Any]:
     connection.execute("DELETE FROM kv WHERE key = ?", (_key(call.args["key"]),))
     return {"existed": connection.changes() > 0}
+
+
+@lru_cache(1024)
+def _labels(text: str) -> Labels:
+    """The labels in a row; many rows have the same."""
+    return tuple(json.loads(text))
 
 
 def _key(text: str) -> str:

@@ -3,14 +3,13 @@
 import contextlib
 import os
 import stat
-import tempfile
 from pathlib import Path
 from shlex import quote
 
+from loket import durable
 from loket.contracts import BadInput
 
 _OTHERS = 0o077
-_CHUNK = 1 << 20
 
 
 def check_private(path: Path, mode: str) -> None:
@@ -48,16 +47,7 @@ def read_private(path: Path) -> bytes | None:
 def write_private(path: Path, data: bytes) -> None:
     """Write a file that only its user can read, in one rename, on the disk when this returns; its folder is made."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-        sync_folder(path.parent)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    durable.write_private(path, data)
 
 
 def replace_wiped(path: Path, data: bytes) -> None:
@@ -66,31 +56,12 @@ def replace_wiped(path: Path, data: bytes) -> None:
         old = stack.enter_context(path.open("r+b")) if path.exists() else None
         write_private(path, data)
         if old is not None:
-            _wipe(old.fileno())
+            durable.wipe(old.fileno())
 
 
 def remove_wiped(path: Path) -> None:
     """Remove a file, its content overwritten before the file system gives its place away."""
     with contextlib.suppress(FileNotFoundError), path.open("r+b") as old:
         path.unlink()
-        sync_folder(path.parent)
-        _wipe(old.fileno())
-
-
-def _wipe(handle: int) -> None:
-    left = os.fstat(handle).st_size
-    os.lseek(handle, 0, os.SEEK_SET)
-    while left > 0:
-        left -= os.write(handle, bytes(min(left, _CHUNK)))
-    os.fsync(handle)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename last (a folder cannot be opened for this on Windows, and need not be)."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        durable.sync_folder(path.parent)
+        durable.wipe(old.fileno())

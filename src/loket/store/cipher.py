@@ -13,6 +13,7 @@ from pathlib import Path
 import apsw
 
 from loket.contracts import Damaged, Failed
+from loket.durable import sync_folder, wipe
 
 LEFT = ".rekey"
 """Ends the name of the copy that a conversion works on; one that is found was left behind by a crash."""
@@ -121,21 +122,4 @@ def _swap(copy: Path, path: Path) -> None:
             os.fsync(file.fileno())
         copy.replace(path)
         sync_folder(path.parent)
-        _wipe(old.fileno())
-
-
-def _wipe(handle: int) -> None:
-    left = os.fstat(handle).st_size
-    while left > 0:
-        left -= os.write(handle, bytes(min(left, _CHUNK)))
-    os.fsync(handle)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have a name that was made or replaced on the disk."""
-    if hasattr(os, "O_DIRECTORY"):  # Windows can open no directory, and needs no such thing
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        wipe(old.fileno())

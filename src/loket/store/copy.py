@@ -7,7 +7,8 @@ from pathlib import Path
 
 import apsw
 
-from loket.store.cipher import sync_folder, unlock
+from loket.durable import sync_folder
+from loket.store.cipher import unlock
 from loket.store.database import BUSY_MS, storage_error
 
 _PAGES = 2_000

@@ -9,7 +9,8 @@ from typing import Any, Self
 import apsw
 
 from loket.contracts import Damaged, Failed, LoketError
-from loket.store.cipher import sync_folder, unlock
+from loket.durable import sync_folder
+from loket.store.cipher import unlock
 
 BUSY_MS = 5_000
 """How long a statement waits for another process that writes, in milliseconds."""

@@ -25,9 +25,10 @@ from loket.contracts import (
     RunStatus,
     Statement,
 )
+from loket.store.approvals import APPROVALS_MIGRATION, ApprovalRows
 from loket.store.database import open_database
 from loket.store.keys import RunKeys
-from loket.store.plain import OUTCOME, SALT, WHO, encrypt_plain, row_label
+from loket.store.plain import OUTCOME, SALT, WHO, encrypt_plain, json_bytes, row_label
 
 MIGRATIONS = (
     """
@@ -80,6 +81,7 @@ MIGRATIONS = (
     -- Runs whose erasure the journal has noted and that is not done everywhere yet.
     CREATE TABLE erasing (run TEXT PRIMARY KEY) STRICT;
     """,
+    APPROVALS_MIGRATION,
 )
 
 _INSERT_ROW = "INSERT INTO journal VALUES (?,?,?,?,?,?,?,?,?,?)"
@@ -90,7 +92,8 @@ _INSERT_RUN = (
 _SELECT_ROW = "SELECT seq, run, ordinal, kind, at, facts, value, salt, commitment, hash FROM journal"
 _SELECT_UNFINISHED = (
     "SELECT seq, run, ordinal, kind, at, facts, value, salt, commitment, hash FROM journal"
-    " WHERE kind = 'start' AND run IN (SELECT id FROM runs WHERE ended IS NULL) ORDER BY seq"
+    " WHERE kind = 'start' AND run IN (SELECT id FROM runs WHERE ended IS NULL"
+    " AND id NOT IN (SELECT value FROM json_each(?))) ORDER BY seq"
 )
 _SELECT_RUN = (
     "SELECT id, agent, principal, root, parent, operation, module, version, digest, status, accepted, ended, calls,"
@@ -117,6 +120,7 @@ class KernelDatabase:
         used = self._query("SELECT coalesce(max(slot), 0) FROM runs")[0][0]
         self.keys = RunKeys(path.with_name("keys.db"), secret, used, vfs)
         encrypt_plain(self._writer, self.keys)
+        self.approvals = ApprovalRows(self._dicts, self._slot, self.keys)
 
     def close(self) -> None:
         with self._reading, self._writing:
@@ -222,7 +226,7 @@ class KernelDatabase:
                 RunStatus.ACCEPTED.value,
                 request.accepted,
                 slot,
-                self.keys.seal(slot, _json(who), WHO + request.id.encode()),
+                self.keys.seal(slot, json_bytes(who), WHO + request.id.encode()),
             ),
         )
 
@@ -240,7 +244,7 @@ class KernelDatabase:
             (
                 ending.status.value,
                 ending.at,
-                self.keys.seal(slot, _json(outcome), OUTCOME + run.encode()),
+                self.keys.seal(slot, json_bytes(outcome), OUTCOME + run.encode()),
                 ending.calls,
                 ending.tokens - ending.others_tokens,
                 ending.money - ending.others_money,
@@ -302,11 +306,18 @@ class KernelDatabase:
         found = self._dicts(f"{_SELECT_RUN} WHERE ended IS NOT NULL AND principal = ?", (sender.partition(":")[0],))
         return [run["id"] for run in map(self._readable, found) if run["principal"] == sender]
 
-    def accepted_before(self, at: float, agent: str | None) -> list[str]:
-        """Finished runs, not erased, that were accepted before a time (seconds since 1970 UTC), of one agent or all."""
+    def agents(self) -> list[str]:
+        """The agents that have runs on the list."""
+        return [agent for (agent,) in self._query("SELECT DISTINCT agent FROM runs")]
+
+    def accepted_before(self, at: float, agent: str | None, gone: Collection[int] | None = None) -> list[str]:
+        """Finished runs, not erased, that were accepted before a time (seconds since 1970 UTC), of one agent or all.
+
+        `gone` are the slots of destroyed keys, where whoever asks often has them already.
+        """
         sql = "SELECT id, slot FROM runs WHERE accepted < ?1 AND ended IS NOT NULL AND (?2 IS NULL OR agent = ?2)"
-        gone = self.keys.gone()
-        return [run for run, slot in self._query(sql, (at, agent)) if slot not in gone]
+        destroyed = self.keys.gone() if gone is None else gone
+        return [run for run, slot in self._query(sql, (at, agent)) if slot not in destroyed]
 
     def destroy_keys(self, runs: Collection[str]) -> None:
         """Destroy the keys of finished runs: nobody can read any more what they said."""
@@ -384,18 +395,19 @@ class KernelDatabase:
         )
         return [run for (run,) in found]
 
-    def unfinished(self) -> list[tuple[RunRequest, bytes]]:
-        """Requests and seeds of unfinished runs, in the order in which they were accepted.
+    def unfinished_runs(self, but: Collection[str] = ()) -> tuple[list[tuple[RunRequest, bytes]], list[str]]:
+        """Requests and seeds of unfinished runs, in the order in which they were accepted; and unreadable ones' ids.
 
-        Those that nobody can read any more are left out (see `unreadable_runs`), so that the others go on.
+        The start of an unreadable one cannot be read: its key is destroyed or missing, or the value was changed. It is
+        apart, so that the others go on. Runs in `but` are left out, and not decrypted.
         """
-        rows = map(self._decode, self._query(_SELECT_UNFINISHED))
-        return [request_of(row) for row in rows if _readable_start(row)]
+        rows = [self._decode(row) for row in self._query(_SELECT_UNFINISHED, (json.dumps([*but]),))]
+        readable = [request_of(row) for row in rows if _readable_start(row)]
+        return readable, [row.run for row in rows if not _readable_start(row)]
 
-    def unreadable_runs(self) -> list[str]:
-        """Unfinished runs whose start cannot be read: their key is destroyed or missing, or the value was changed."""
-        rows = map(self._decode, self._query(_SELECT_UNFINISHED))
-        return [row.run for row in rows if not _readable_start(row)]
+    def unfinished(self) -> list[tuple[RunRequest, bytes]]:
+        """Those of `unfinished_runs` that can be read."""
+        return self.unfinished_runs()[0]
 
     def is_erased(self, run: str) -> bool:
         """Whether a run is unknown, or its key was destroyed."""
@@ -406,8 +418,8 @@ class KernelDatabase:
         """Limits of a root's first run, and tokens and money that it and the ended runs that came of it used."""
         used = "SELECT coalesce(sum(tokens), 0), coalesce(sum(money), 0.0) FROM runs WHERE id = ?1 OR root = ?1"
         tokens, money = self._query(used + " AND parent IS NOT NULL", (root,))[0]
-        start = next(iter(self.rows(root)), None)
-        limits = start.meta.get("limits") if start is not None else None
+        start = self._query("SELECT facts FROM journal WHERE run = ? ORDER BY seq LIMIT 1", (root,))
+        limits = json.loads(start[0][0]).get("limits") if start else None
         return Limits(**limits) if limits else Limits(), tokens, money
 
     def needed_digests(self) -> set[str]:
@@ -450,6 +462,8 @@ def request_of(row: Row) -> tuple[RunRequest, bytes]:
         accepted=row.at,
         parent=meta["parent"],
         depth=meta["depth"],
+        words=value.get("words", ""),
+        rights=value.get("rights"),
     )
     return request, bytes.fromhex(value["seed"])
 
@@ -457,7 +471,3 @@ def request_of(row: Row) -> tuple[RunRequest, bytes]:
 def message_digest(message: str) -> str:
     """What the list of runs keeps of a message's id, which may say who sent it: SHA-256 (hex, 32 digits)."""
     return hashlib.sha256(message.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")

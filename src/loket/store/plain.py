@@ -14,15 +14,18 @@ SALT = 16
 WHO, OUTCOME = b"who ", b"outcome "
 """Begin what a run's encrypted columns are bound to."""
 
-_TRIGGER = """
-    CREATE TRIGGER journal_append_only_update BEFORE UPDATE ON journal
-        BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END;
-"""
+_TRIGGER = "journal_append_only_update"
+"""What refuses that rows of the journal are changed: it is away while they are encrypted, and then as it was."""
 
 
 def row_label(run: str, ordinal: int, kind: RowKind) -> bytes:
     """What a row's ciphertext is bound to, so that it fits no other row."""
     return f"{run} {ordinal} {kind.value}".encode()
+
+
+def json_bytes(value: object) -> bytes:
+    """A JSON value as it is encrypted; half a surrogate pair, which is no text, becomes a question mark."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def encrypt_plain(connection: apsw.Connection, keys: RunKeys) -> int:
@@ -36,11 +39,13 @@ def encrypt_plain(connection: apsw.Connection, keys: RunKeys) -> int:
     if not runs:
         return 0
     with connection:
-        connection.execute("DROP TRIGGER journal_append_only_update").fetchall()
+        trigger = connection.execute("SELECT sql FROM sqlite_schema WHERE name = ?", (_TRIGGER,)).get
+        connection.execute(f"DROP TRIGGER {_TRIGGER}").fetchall()
         for run, conversation, principal, answer, error, ended in runs:
             slot = keys.take()
-            who = _json({"conversation": conversation, "principal": principal})
-            outcome = _json({name: json.loads(text) for name, text in (("answer", answer), ("error", error)) if text})
+            who = json_bytes({"conversation": conversation, "principal": principal})
+            ends = (("answer", answer), ("error", error))
+            outcome = json_bytes({name: json.loads(text) for name, text in ends if text})
             connection.execute(
                 "UPDATE runs SET slot=?, who=?, outcome=?, conversation='', principal=?, answer=NULL, error=NULL"
                 " WHERE id=?",
@@ -53,7 +58,7 @@ def encrypt_plain(connection: apsw.Connection, keys: RunKeys) -> int:
                 ),
             )
             _encrypt_rows(connection, keys, run, slot)
-        connection.execute(_TRIGGER).fetchall()
+        connection.execute(trigger).fetchall()
     connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     return len(runs)
 
@@ -65,7 +70,3 @@ def _encrypt_rows(connection: apsw.Connection, keys: RunKeys, run: str, slot: in
     for seq, ordinal, kind, salt, value in rows:
         sealed = keys.seal(slot, salt + value, row_label(run, ordinal, RowKind(kind)))
         connection.execute("UPDATE journal SET salt = x'', value = ? WHERE seq = ?", (sealed, seq))
-
-
-def _json(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")

@@ -1,0 +1,209 @@
+"""Where values come from: the labels of each argument and each answer, by reference or by exact match.
+
+`derived` and `exposed` are different things. A text that a module sends carries the labels of the answer that it was
+taken from, where it is a reference to it or says exactly what it says there, and `owner` where it is what the owner
+typed. What nothing is known about, because the module (or a model) made it up, carries all that the run has seen. So
+one web page does not taint every later memory, and nothing loses a label that it may have.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+from loket.contracts import (
+    OWNER,
+    Answer,
+    Capability,
+    Effect,
+    Facts,
+    Finding,
+    Json,
+    Labels,
+    RunView,
+    join_labels,
+)
+
+Judge: TypeAlias = Callable[[RunView, Capability, Mapping[str, Json]], Mapping[str, Finding]]
+"""Says of each critical argument of a call where its value comes from."""
+
+Marker: TypeAlias = Callable[[Capability, Mapping[str, Json]], Labels]
+"""Labels that the words of an answer earn: what looks like an instruction, say."""
+
+PRIVATE = "private"
+"""The value is the owner's private data, or was made from it."""
+
+_NONE: Labels = ()
+_ITEMS = 64
+"""Items of a list that get labels of their own."""
+_SHORTEST = 3
+"""Characters of a text that is worth looking for: anything shorter says nothing about where it comes from."""
+
+
+class Labelling:
+    """A `Labeller`. `judge` and `marker` find out more; both are pure functions of what they get."""
+
+    def __init__(
+        self,
+        judge: Judge = lambda _run, _capability, _args: {},
+        marker: Marker = lambda _capability, _answer: (),
+    ) -> None:
+        self._judge = judge
+        self._marker = marker
+
+    def of_call(
+        self, run: RunView, capability: Capability, given: Mapping[str, Json], args: Mapping[str, Json]
+    ) -> Facts:
+        """Labels by what the module sent, findings by what it stands for."""
+        sources = _sources(run)
+        fixed = _schema_of(capability).fixed
+        labels: dict[str, Labels] = {}
+        for name, value in given.items():
+            if name in args:
+                labels |= _argument(name, value, sources, fixed)
+        findings = self._judge(run, capability, args) if capability.critical else {}
+        return Facts(labels, findings)
+
+    def of_answer(self, capability: Capability, answer: Answer, labels: Mapping[str, Labels]) -> Labels:
+        """The capability, what the provider says, and whatever went into the call: an echo launders nothing.
+
+        An answer that can hold no text (`{}`, an id, a size) says nothing of what went in.
+        """
+        own = (f"capability:{capability.id}", *((PRIVATE,) if capability.effect is Effect.PRIVATE else ()))
+        given = labels.values() if _schema_of(capability).says else ()
+        return join_labels(own, answer.labels, self._marker(capability, answer.value), *given)
+
+
+class Sources:
+    """The texts that a run has got so far, each with the labels of where it was said first; grows with its history."""
+
+    def __init__(self, run: RunView) -> None:
+        request = run.request
+        self._words = request.words
+        self._known: dict[str, Labels] = {}
+        self._answers: list[tuple[Labels, Any]] = []
+        self.exposed = run.exposed
+        for text, labels in _texts(request.args, request.labels, own=False):
+            self._known.setdefault(text, labels)
+
+    def read(self, run: RunView) -> None:
+        """Take in what was answered since the last time."""
+        self.exposed = run.exposed
+        for recorded in run.history[len(self._answers) :]:
+            answer = json.loads(recorded.answer) if recorded.answer is not None else None
+            self._answers.append((recorded.labels, answer))
+            own = recorded.capability.startswith("brain.")
+            for text, labels in _texts(answer, recorded.labels, own=own):
+                self._known.setdefault(text, labels)
+
+    def of_text(self, text: str) -> Labels:
+        """The labels of a text that a module sent."""
+        if not text:
+            return _NONE
+        if self._words and text in self._words:
+            return (str(OWNER),)
+        return self._known.get(text, self.exposed) if len(text) >= _SHORTEST else self.exposed
+
+    def of_reference(self, pointer: str) -> Labels:
+        """The labels of what a reference stands for: of the answer, and of the record in it that it points to."""
+        number = pointer[1:].partition(".")[0].partition("[")[0]
+        if not number.isdigit() or not 0 < int(number) <= len(self._answers):
+            return self.exposed
+        return self._answers[int(number) - 1][0]
+
+
+def _sources(run: RunView) -> Sources:
+    sources = run.memo.get("sources")
+    if not isinstance(sources, Sources):
+        sources = run.memo["sources"] = Sources(run)
+    sources.read(run)
+    return sources
+
+
+def _argument(name: str, value: Json, sources: Sources, fixed: frozenset[str]) -> dict[str, Labels]:
+    """The labels of an argument, and of the items of a list where they differ."""
+    if not isinstance(value, list):
+        return {name: _labels(value, sources, fixed)}
+    items = [_labels(item, sources, fixed) for item in value]
+    found = {name: join_labels(_NONE, *items)}
+    if len(set(items)) > 1:
+        found |= {f"{name}.{place}": labels for place, labels in enumerate(items[:_ITEMS])}
+    return found
+
+
+def _labels(value: Json, sources: Sources, fixed: frozenset[str]) -> Labels:
+    """The labels of a value as the module sent it."""
+    if isinstance(value, str):
+        return _NONE if value in fixed else sources.of_text(value)
+    if isinstance(value, Mapping):
+        if "$ref" in value:
+            return sources.of_reference(str(value["$ref"]))
+        names = [sources.of_text(name) for name in value if name not in fixed]
+        return join_labels(_NONE, *names, *(_labels(part, sources, fixed) for part in value.values()))
+    if isinstance(value, list):
+        return join_labels(_NONE, *(_labels(part, sources, fixed) for part in value))
+    return _NONE if value is None or isinstance(value, bool) else sources.exposed
+
+
+def _texts(value: Json, labels: Labels, *, own: bool) -> Iterator[tuple[str, Labels]]:
+    """Each text in a value with its labels. With `own`, records in it say theirs (as memories do)."""
+    if isinstance(value, str):
+        if len(value) >= _SHORTEST:
+            yield value, labels
+    elif isinstance(value, Mapping):
+        said = value.get("labels") if own else None
+        inner = tuple(said) if isinstance(said, list) else labels
+        for part in value.values():
+            yield from _texts(part, inner, own=own)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part, labels, own=own)
+
+
+class _Schema(NamedTuple):
+    """What labels need to know of a capability's JSON Schemas."""
+
+    fixed: frozenset[str]
+    """Texts that the schema of the arguments gives: names of properties, values to choose from. They say nothing."""
+    says: bool
+    """Whether an answer can hold a text."""
+
+
+_SCHEMAS: dict[str, tuple[Capability, _Schema]] = {}
+"""By capability, made at its first call."""
+
+
+def _schema_of(capability: Capability) -> _Schema:
+    found = _SCHEMAS.get(capability.id)
+    if found is None or found[0] is not capability:
+        made = _Schema(frozenset(_enumerated(capability.arguments)), _holds_text(capability.answer))
+        found = _SCHEMAS[capability.id] = (capability, made)
+    return found[1]
+
+
+_NUMBERS = frozenset({"integer", "number", "boolean", "null"})
+
+
+def _holds_text(schema: Any) -> bool:
+    """Whether a value of a JSON Schema can hold a text of somebody's: all but numbers, choices and closed objects."""
+    if not isinstance(schema, Mapping):
+        return True
+    kind = schema.get("type")
+    if "enum" in schema or (isinstance(kind, str) and kind in _NUMBERS):
+        return False
+    if kind == "array" and "items" in schema:
+        return _holds_text(schema["items"])
+    if kind == "object" and schema.get("additionalProperties") is False:
+        return any(_holds_text(part) for part in schema.get("properties", {}).values())
+    return True
+
+
+def _enumerated(schema: Any) -> Iterator[str]:
+    if isinstance(schema, Mapping):
+        yield from schema.get("properties", {}) if isinstance(schema.get("properties"), Mapping) else ()
+        choices = schema.get("enum")
+        yield from (text for text in choices if isinstance(text, str)) if isinstance(choices, list) else ()
+        for part in schema.values():
+            yield from _enumerated(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from _enumerated(part)

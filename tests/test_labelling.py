@@ -1,0 +1,248 @@
+"""Labels: where values come from, through references, stores, other runs and replay."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kit import Handlers, Rig, capability
+from loket.app import AGENT_MIGRATIONS
+from loket.contracts import Answer, Call, Effect, Refusal
+from loket.kernel.state import recorded_from
+from loket.labelling import Labelling
+from loket.providers.brain import BrainProvider
+from loket.providers.fs import FsProvider
+from loket.providers.kv import KvProvider
+from loket.store.agents import AgentDatabases
+
+PAGE = "host:evil.example"
+"""The label of what the web answers here."""
+
+
+class Web:
+    """A provider whose every answer holds a text that was never seen before, and one that says what it is given."""
+
+    id = "web"
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    def read(self, _call: Call) -> Answer:
+        self.made += 1
+        return Answer({"text": f"page-{self.made:04d}", "parts": [{"text": f"part-{self.made:04d}"}]}, (PAGE,))
+
+    def echo(self, call: Call) -> Answer:
+        return Answer({"text": json.dumps(call.args["value"])})
+
+
+class Brained(Rig):
+    """A kernel with the real stores of memories, values and files, and labels of its values."""
+
+    def __init__(self, directory: Path) -> None:
+        self.web = Web()
+        self.stores = AgentDatabases(directory / "brains", AGENT_MIGRATIONS)
+        super().__init__(
+            directory,
+            BrainProvider(self.stores, lambda: 0.0),
+            KvProvider(self.stores),
+            FsProvider(directory / "files", self.stores),
+            Handlers(web__read=self.web.read, web__echo=self.web.echo),
+            more=(capability("web.read", Effect.READ), capability("web.echo", Effect.READ)),
+            labeller=Labelling(),
+        )
+        names = [known.id for known in self.registry.all()]
+        self.agent = self.module("tester", *names)
+
+    def begin(self, name: str, words: str = "") -> Any:
+        return self.run(self.agent, name, words=words, args={"text": words})
+
+    def ask(self, run: Any, name: str, **args: Any) -> Any:
+        return json.loads(self.counter.call(run, name, json.dumps(args)))
+
+    def close(self) -> None:
+        self.stores.close()
+        super().close()
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Brained]:
+    rig = Brained(tmp_path)
+    yield rig
+    rig.close()
+
+
+def test_an_answer_by_reference_is_not_seen_and_its_label_goes_where_it_is_used(rig: Brained) -> None:
+    """The module gets a handle, the run takes no label on, and what the handle is passed to carries it."""
+    run = rig.begin("r1")
+    assert rig.ask(run, "web.read", **{"$as": "reference"}) == {"$ref": "r1"}
+    assert PAGE not in run.exposed
+    rig.ask(run, "kv.set", key="page", value={"$ref": "r1.parts[0].text"})
+    assert PAGE not in run.exposed  # what was kept says nothing of it
+    rig.ask(run, "kv.set", key="own", value="made by the module")
+    assert PAGE not in run.history[2].labels
+
+    later = rig.begin("r2")
+    assert rig.ask(later, "kv.get", key="own")["value"] == "made by the module"
+    assert PAGE not in later.exposed
+    assert rig.ask(later, "kv.get", key="page")["value"] == "part-0001"
+    assert PAGE in later.exposed
+
+
+def test_what_the_owner_typed_stays_the_owners_after_a_page_was_read(rig: Brained) -> None:
+    """One page does not taint every later memory: the owner's words and others are told apart, item by item."""
+    run = rig.begin("r1", "My sister is called Ana")
+    page = rig.ask(run, "web.read")["text"]
+    items = [{"text": "My sister is called Ana", "kind": "fact"}, {"text": page}, {"text": f"{page} and more"}]
+    rig.ask(run, "brain.add", items=items)
+    later = rig.begin("r2")
+    found = {m["text"]: m["labels"] for m in rig.ask(later, "brain.search", query="", limit=9)["memories"]}
+    assert found["My sister is called Ana"] == ["owner"]
+    assert PAGE in found[page]
+    assert PAGE in found[f"{page} and more"]
+
+
+def test_a_file_and_its_name_keep_the_labels_that_they_were_written_with(rig: Brained) -> None:
+    """Reading a file, or listing its folder, brings the label of what it was made from."""
+    run = rig.begin("r1", "notes/own.md")
+    rig.ask(run, "fs.write", path="notes/own.md", text="notes/own.md")
+    page = rig.ask(run, "web.read")["text"]
+    rig.ask(run, "fs.write", path=f"web/{page}.md", text=page)
+    for number, (name, args, tainted) in enumerate(
+        [
+            ("fs.read", {"path": "notes/own.md"}, False),
+            ("fs.list", {"path": "notes"}, False),
+            ("fs.read", {"path": f"web/{page}.md"}, True),
+            ("fs.list", {"path": "web"}, True),
+            ("fs.list", {}, True),
+        ],
+        2,
+    ):
+        later = rig.begin(f"r{number}")
+        rig.ask(later, name, **args)
+        assert (PAGE in later.exposed) is tainted, (name, args)
+
+
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        ("r9", "was not made yet"),
+        ("r2", "was not made yet"),
+        ("r1.nothing", "it has parts, text"),
+        ("r1.parts[7]", "a list of 1"),
+        ("r1.text.more", "a JSON str"),
+        ("r1..text", "cannot be read"),
+        ("x1", "cannot be read"),
+        ("r0", "cannot be read"),
+        (7, "has nothing else"),
+    ],
+)
+def test_a_wrong_reference_is_refused_and_says_what_there_is(rig: Brained, reference: Any, says: str) -> None:
+    """The refusal names the reference, what is wrong with it, and what could have been meant."""
+    run = rig.begin("r1")
+    rig.ask(run, "web.read")
+    with pytest.raises(Refusal) as caught:
+        rig.ask(run, "kv.set", key="a", value={"$ref": reference})
+    assert caught.value.code == "reference.invalid"
+    assert says in caught.value.message
+
+
+def test_a_reference_with_something_beside_it_is_refused(rig: Brained) -> None:
+    """`$ref` stands alone, and there is one way of delivery."""
+    run = rig.begin("r1")
+    rig.ask(run, "web.read")
+    with pytest.raises(Refusal, match="nothing else"):
+        rig.ask(run, "kv.set", key="a", value={"$ref": "r1", "more": 1})
+    with pytest.raises(Refusal, match="can only be"):
+        rig.ask(run, "web.read", **{"$as": "value"})
+
+
+STEP = st.tuples(
+    st.sampled_from(["read", "set", "get", "write", "file", "list", "add", "search", "echo", "new"]),
+    st.booleans(),
+    st.integers(0, 20),
+    st.sampled_from(["reference", "same", "wrapped", "own"]),
+)
+
+
+def _sent(run: Any, seen: list[str], pick: int, how: str) -> Any:
+    """What the module sends: a reference, a text that it saw, one made from it, or one of its own."""
+    answered = [r.ordinal for r in run.history if r.answer is not None]
+    if how == "reference" and answered:
+        return {"$ref": f"r{answered[pick % len(answered)]}"}
+    if how in ("same", "wrapped") and seen:
+        text = seen[pick % len(seen)]
+        return text if how == "same" else f"<{text}>"
+    return "a text of its own"
+
+
+def _call(step: str, value: Any) -> tuple[str, dict[str, Any]]:
+    calls: dict[str, tuple[str, dict[str, Any]]] = {
+        "read": ("web.read", {}),
+        "set": ("kv.set", {"key": "k", "value": value}),
+        "get": ("kv.get", {"key": "k"}),
+        "write": ("fs.write", {"path": "a/f.txt", "text": value}),
+        "file": ("fs.read", {"path": "a/f.txt"}),
+        "list": ("kv.list", {}),
+        "add": ("brain.add", {"items": [{"text": "a text of its own"}, {"text": value}]}),
+        "search": ("brain.search", {"query": "", "limit": 50}),
+        "echo": ("web.echo", {"value": value}),
+    }
+    return calls[step]
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [text for part in parts for text in _texts(part)]
+
+
+@given(st.lists(STEP, max_size=25))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_label_disappears_in_any_order_of_calls(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, bool, int, str]]
+) -> None:
+    """Whatever holds a text of the web says so: through references, memory, files, echoes and later runs.
+
+    The texts of the web are unlike all others, so they are found again wherever they go, whole or inside others.
+    """
+    rig = Brained(tmp_path_factory.mktemp("labels"))
+    number, seen = 1, list[str]()
+    run = rig.begin("r1")
+    for step, by_reference, pick, how in steps:
+        if step == "new":
+            number, seen = number + 1, []
+            run = rig.begin(f"r{number}")
+            continue
+        name, args = _call(step, _sent(run, seen, pick, how))
+        try:
+            answer = rig.ask(run, name, **args, **({"$as": "reference"} if by_reference else {}))
+        except Refusal:
+            continue
+        seen += _texts(answer)
+    for name in (f"r{n}" for n in range(1, number + 1)):
+        history, _open, _end = recorded_from(rig.rows(name))
+        exposed: set[str] = set()
+        for recorded in history:
+            holds = "page-" in (recorded.answer or "") or "part-" in (recorded.answer or "")
+            assert not holds or PAGE in recorded.labels, recorded
+            exposed |= set() if recorded.by_reference else set(recorded.labels)
+        assert name != run.request.id or exposed | {"owner"} == set(run.exposed)
+    rig.close()
+
+
+def test_the_labels_of_a_record_that_says_its_own_are_finer_than_the_answers(rig: Brained) -> None:
+    """A memory that is passed on word for word has its own labels, not those of all that were found with it."""
+    run = rig.begin("r1", "Ana lives in Utrecht")
+    page = rig.ask(run, "web.read")["text"]
+    rig.ask(run, "brain.add", items=[{"text": "Ana lives in Utrecht"}, {"text": page}])
+    later = rig.begin("r2")
+    rig.ask(later, "brain.search", query="", limit=9)
+    assert PAGE in later.exposed
+    rig.ask(later, "kv.set", key="where", value="Ana lives in Utrecht")
+    rig.ask(third := rig.begin("r3"), "kv.get", key="where")
+    assert PAGE not in third.exposed
