@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from pathlib import Path
 from typing import Any
 
+from loket.confidential import Confidential
 from loket.config import Config, load_config
 from loket.contracts import (
     OWNER,
@@ -24,6 +25,7 @@ from loket.contracts import (
     Policy,
     Principal,
     Provider,
+    RowKind,
     RunRequest,
     command,
 )
@@ -41,7 +43,8 @@ from loket.kernel.quotas import Daily, Quotas
 from loket.kernel.registry import Registry
 from loket.kernel.state import RunState
 from loket.kernel.tokens import HmacTokens
-from loket.labelling import Labelling
+from loket.labelling import CONFIDENTIAL, Labelling
+from loket.leaving import Leaving
 from loket.lessons import Lessons
 from loket.packages.install import Package, discard, place, read_installed, read_package
 from loket.packages.resources import resource
@@ -135,7 +138,16 @@ class Loket:
             *more_providers,
         ]
         self.registry = Registry((*STOCK, *more_capabilities), self._providers, compile_check)
-        tokens, labelling = HmacTokens(now), Labelling()
+        tokens, confidential = HmacTokens(now), Confidential(config.confidential)
+        self.leaving = Leaving(
+            config.redaction,
+            vault_values=vault.values,
+            key=vault.master.subkey("canaries"),
+            agents=lambda: self._packages,
+            cloud=lambda: _leaves(llm),
+            on_leak=self._leaked,
+        )
+        labelling = Labelling(marker=lambda *of: (CONFIDENTIAL,) if confidential.holds(*of) else ())
         self.counter = Counter(
             registry=self.registry,
             grants=self.grants,
@@ -144,7 +156,7 @@ class Loket:
             tokens=tokens,
             quotas=Quotas(self._today, self.database.used, Daily(config.tokens_per_day, config.money_per_day)),
             journal=self.journal,
-            obligations={},
+            obligations=self.leaving.obligations(),
             now=now,
         )
         self.sandbox = WasmSandbox(home.cache)
@@ -190,6 +202,7 @@ class Loket:
         """Installed modules whose folder cannot be read, and why; the others go on."""
         self.unreadable_runs: list[str] = []
         """Unfinished runs that could not go on at the start, because nobody can read them; the others went on."""
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._messages: dict[tuple[str, str], asyncio.Future[str]] = {}
 
     def _purge(self, runs: Collection[str]) -> None:
@@ -201,6 +214,19 @@ class Loket:
         """A run has ended and its answer was given: what went wrong in it becomes a lesson."""
         self.lessons.ended(run, ending)
 
+    def _leaked(self, agent: str) -> None:
+        """An agent's canary was about to leave: whatever it does ends, and the journal says why."""
+        facts = {"what": "canary.seen", "severity": "critical", "agent": agent, "principal": "host:loket"}
+        self.journal.append("", 0, RowKind.NOTE, facts, "{}")
+        for run, state in self.engine.unfinished().items():
+            if state.request.agent == agent:
+                self._soon(self.engine.stop, run, f"the canary of {agent} was about to leave")
+
+    def _soon(self, work: Callable[..., object], *args: object) -> None:
+        """Do something on the event loop, from any thread; nothing where it has ended."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(work, *args)
+
     def _today(self) -> str:
         return dt.datetime.fromtimestamp(self.now(), dt.UTC).date().isoformat()
 
@@ -208,6 +234,7 @@ class Loket:
 
     async def start(self, *, resume: bool = True) -> int:
         """Start providers, load the list of modules, go on with unfinished runs; their number."""
+        self._loop = asyncio.get_running_loop()
         for provider in self._providers:
             await provider.start()
         await asyncio.to_thread(self._read_modules)
@@ -399,7 +426,7 @@ class Loket:
             "conversation": conversation,
             "agent": agent,
             "persona": package.persona,
-            "rules": self.proposals.rules(agent, package.rules),
+            "rules": f"{self.proposals.rules(agent, package.rules)}\n\n{self.leaving.canary(agent)}".strip(),
             "tools": self._tools(ref),
             **more,
         }
@@ -452,6 +479,12 @@ class Loket:
         if found is None or found["ended"] is None:
             raise BadInput("run.unknown", f"there is no finished run {run}", "loket runs list")
         return ending_of(found)
+
+
+def _leaves(llm: Provider) -> bool:
+    """Whether a call of a model can leave this machine."""
+    settings = getattr(llm, "settings", None)
+    return settings is None or any(not route.local for route in settings.ordered())
 
 
 def _ref_row(ref: ModuleRef) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Settings (`config.toml` of the home), decoded into types once. An unknown key is an error."""
 
 import difflib
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,11 +18,13 @@ class Setting:
 
     key: str
     kind: type
-    default: float | bool | None
+    default: float | bool | str | None
     about: str
     least: int = 0
     field: str = ""
     """Its name in `Config`; left out, the last part of the key."""
+    words: tuple[str, ...] = ()
+    """What a text may be."""
 
     @property
     def name(self) -> str:
@@ -37,6 +40,16 @@ SETTINGS = (
     Setting("limits.open_brains", int, 64, "brains that are open at the same time", 1),
     Setting("vault.keyring", bool, False, "keep the master key in the system's keyring", field="vault_keyring"),
     Setting("brains.encrypted", bool, False, "encrypt what agents remember at rest", field="brains_encrypted"),
+    Setting("approvals.timeout_h", float, 72, "hours in which you answer what is asked", field="approval_timeout_h"),
+    Setting(
+        "approvals.headless",
+        str,
+        "ask",
+        "`ask`, or `deny` where nobody can be asked",
+        field="approval_headless",
+        words=("ask", "deny"),
+    ),
+    Setting("approvals.open", int, 100, "questions of one agent that wait at the same time", 1, "approval_open"),
 )
 
 _BY_KEY = {setting.key: setting for setting in SETTINGS}
@@ -47,7 +60,7 @@ class Config:
     """The decoded settings.
 
     `models` is the table of that name, read by the model provider; `retention` says by agent (`*`: all others) after
-    how many days what was said is erased.
+    how many days what was said is erased. `redaction` and `confidential` are read by those who carry them out.
     """
 
     port: int = DEFAULT_PORT
@@ -57,8 +70,13 @@ class Config:
     open_brains: int = 64
     vault_keyring: bool = False
     brains_encrypted: bool = False
+    approval_timeout_h: float = 72
+    approval_headless: str = "ask"
+    approval_open: int = 100
     models: Mapping[str, Any] = field(default_factory=dict)
     retention: Mapping[str, int] = field(default_factory=dict)
+    redaction: Mapping[str, Any] = field(default_factory=dict)
+    confidential: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_config(path: Path) -> Config:
@@ -73,6 +91,9 @@ def load_config(path: Path) -> Config:
     for section, content in table.items():
         if section == "models":
             values["models"] = _table(content, section)
+            continue
+        if section in ("redaction", "confidential"):
+            values[section] = _table(content, section)
             continue
         if section == "retention":
             values["retention"] = _retention(_table(content, section), path)
@@ -107,7 +128,7 @@ def _known(key: str, path: Path) -> Setting:
     hint = (
         f"did you mean {near[0]}?"
         if near
-        else f"settings are {', '.join(_BY_KEY)} and the tables [models] and [retention]"
+        else f"settings are {', '.join(_BY_KEY)} and the tables [models], [retention], [redaction] and [confidential]"
     )
     raise BadInput("config.unknown", f"{path} has an unknown setting {key}", hint)
 
@@ -121,7 +142,14 @@ def _checked(setting: Setting, value: Any, path: Path) -> Any:
             f"{setting.key} in {path} is {value!r}, and true or false is needed",
             f"it means: {setting.about}",
         )
-    fits = isinstance(value, (int, float) if setting.kind is float else int)
+    if setting.kind is str:
+        if value in setting.words:
+            return value
+        words = " or ".join(f'"{word}"' for word in setting.words)
+        raise BadInput(
+            "config.type", f"{setting.key} in {path} is {value!r}, and {words} is needed", f"it means: {setting.about}"
+        )
+    fits = isinstance(value, (int, float) if setting.kind is float else int) and math.isfinite(value)
     if isinstance(value, bool) or not fits or value < setting.least:
         kind = "number" if setting.kind is float else "whole number"
         raise BadInput(

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 from loket.contracts import (
     OWNER,
     Answer,
+    Call,
     Capability,
     Effect,
     Facts,
@@ -26,11 +27,14 @@ from loket.contracts import (
 Judge: TypeAlias = Callable[[RunView, Capability, Mapping[str, Json]], Mapping[str, Finding]]
 """Says of each critical argument of a call where its value comes from."""
 
-Marker: TypeAlias = Callable[[Capability, Mapping[str, Json]], Labels]
-"""Labels that the words of an answer earn: what looks like an instruction, say."""
+Marker: TypeAlias = Callable[[Call, Capability, Mapping[str, Json]], Labels]
+"""Labels that an answer earns: by the owner's settings, or by its words, where these look like an instruction."""
 
 PRIVATE = "private"
 """The value is the owner's private data, or was made from it."""
+
+CONFIDENTIAL = "confidential"
+"""The owner's settings say that the value stays on this machine."""
 
 _NONE: Labels = ()
 _ITEMS = 64
@@ -45,7 +49,7 @@ class Labelling:
     def __init__(
         self,
         judge: Judge = lambda _run, _capability, _args: {},
-        marker: Marker = lambda _capability, _answer: (),
+        marker: Marker = lambda _call, _capability, _answer: (),
     ) -> None:
         self._judge = judge
         self._marker = marker
@@ -63,14 +67,14 @@ class Labelling:
         findings = self._judge(run, capability, args) if capability.critical else {}
         return Facts(labels, findings)
 
-    def of_answer(self, capability: Capability, answer: Answer, labels: Mapping[str, Labels]) -> Labels:
+    def of_answer(self, call: Call, capability: Capability, answer: Answer) -> Labels:
         """The capability, what the provider says, and whatever went into the call: an echo launders nothing.
 
         An answer that can hold no text (`{}`, an id, a size) says nothing of what went in.
         """
         own = (f"capability:{capability.id}", *((PRIVATE,) if capability.effect is Effect.PRIVATE else ()))
-        given = labels.values() if _schema_of(capability).says else ()
-        return join_labels(own, answer.labels, self._marker(capability, answer.value), *given)
+        given = call.derived.values() if _schema_of(capability).says else ()
+        return join_labels(own, answer.labels, self._marker(call, capability, answer.value), *given)
 
 
 class Sources:

@@ -57,8 +57,8 @@ class Labeller(Protocol):
     ) -> Facts:
         """The facts of a call. `given` is what the module sent, `args` the same with its references resolved."""
 
-    def of_answer(self, capability: Capability, answer: Answer, labels: Mapping[str, Labels]) -> Labels:
-        """The labels of an answer (or of an error: one without a value); `labels` are those of the arguments."""
+    def of_answer(self, call: Call, capability: Capability, answer: Answer) -> Labels:
+        """The labels of the answer to a call (or of an error: an answer without a value)."""
 
 
 class Tokens(Protocol):

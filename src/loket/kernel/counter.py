@@ -384,7 +384,7 @@ class Counter:
         return refs.delivered(recorded) or text
 
     def _labels_of(self, pending: Pending, answer: Answer) -> Labels:
-        return self._labeller.of_answer(pending.capability, answer, pending.facts.labels)
+        return self._labeller.of_answer(pending.call, pending.capability, answer)
 
     def _outcome(
         self, run: RunState, pending: Pending, text: str | None, error: LoketError | None, labels: Labels, usage: Usage

@@ -18,7 +18,7 @@ async def ask(
         raise BadInput("ask.text", "the text is empty", 'loket ask main "Hello"')
     run = await system.send(agent, text, conversation=conversation, message=message)
     emit({"type": "accepted", "run": run})
-    async for event in system.engine.watch(run):
+    async for event in system.leaving.watched(system.engine.watch(run)):
         emit(event)
     return await result_of(system, run, await system.finished(run))
 
@@ -29,10 +29,11 @@ async def result_of(system: Loket, run: str, ending: Ending) -> dict[str, Any]:
         error = from_dict(ending.error or {"code": "run.failed", "message": "the run failed", "blame": "machine"})
         error.run = run
         raise error
+    answer = system.leaving.answer(ending.answer)
     rows = await asyncio.to_thread(lambda: list(system.journal.rows(run)))
     return {
         "run": run,
-        "answer": str(ending.answer.get("text", json.dumps(ending.answer, ensure_ascii=False))),
+        "answer": str(answer.get("text", json.dumps(answer, ensure_ascii=False))),
         "calls": [_call_shown(row) for row in rows if row.kind in (RowKind.CALL, RowKind.OUTCOME)],
         "tokens": ending.tokens,
     }

@@ -49,12 +49,13 @@ async def runs_watch(system: Loket, emit: Emit, *, run: str) -> dict[str, Any]:
 
 async def _watch(system: Loket, emit: Emit, run: str) -> None:
     """Emit until the end. Either the engine knows the run, and says its end, or its end is on the disk already."""
-    async for event in system.engine.watch(run):
+    async for event in system.leaving.watched(system.engine.watch(run)):
         emit(event)
         if event["type"] == "end":
             return
     ending = await system.finished(run)
-    emit({"type": "end", "run": run, "status": ending.status.value, "answer": ending.answer, "error": ending.error})
+    answer = system.leaving.answer(ending.answer)
+    emit({"type": "end", "run": run, "status": ending.status.value, "answer": answer, "error": ending.error})
 
 
 @operation("runs.page")

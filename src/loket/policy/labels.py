@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from loket.contracts import Answer, Capability, Facts, Json, Labels, RunView, join_labels
+from loket.contracts import Answer, Call, Capability, Facts, Json, Labels, RunView, join_labels
 
 
 class PlainLabeller:
@@ -14,5 +14,5 @@ class PlainLabeller:
         del capability, given  # whoever looks at them finds out more
         return Facts(dict.fromkeys(args, run.exposed), {})
 
-    def of_answer(self, capability: Capability, answer: Answer, labels: Mapping[str, Labels]) -> Labels:
-        return join_labels((f"capability:{capability.id}",), answer.labels, *labels.values())
+    def of_answer(self, call: Call, capability: Capability, answer: Answer) -> Labels:
+        return join_labels((f"capability:{capability.id}",), answer.labels, *call.derived.values())

@@ -101,7 +101,10 @@ class LlmProvider:
         failures: list[AttemptFailed] = []
         spent = Usage()
         async with self._backends.used() as backends:
-            for route in backends.settings.ordered():
+            routes = [route for route in backends.settings.ordered() if route.local or not _stays(call)]
+            if not routes and backends.settings.ordered():
+                raise _none_local()
+            for route in routes:
                 outcome, cost = await self._ask(backends, route, call)
                 spent = _sum(spent, cost)
                 if isinstance(outcome, Completion):
@@ -142,6 +145,20 @@ class LlmProvider:
         if isinstance(outcome, AttemptFailed) and pieces is not None and pieces.shown:
             call.emit(WITHDRAW)
         return outcome
+
+
+def _stays(call: Call) -> bool:
+    """Whether the decision on a call obliges to a model on this machine."""
+    return "local-model" in call.obligations
+
+
+def _none_local() -> Failed:
+    return Failed(
+        "model.confidential",
+        "this run has seen what is confidential, and every model that is set up runs elsewhere",
+        "`loket model pull` installs one on this machine; `[confidential]` in config.toml says what is confidential",
+        blame="owner",
+    )
 
 
 class _Pieces:

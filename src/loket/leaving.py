@@ -1,0 +1,136 @@
+"""What leaves: redaction and canaries at every exit, as obligations of decisions and around answers to people.
+
+The policy says `redact` for calls that leave; the redactor for whoever reads it (a model that runs elsewhere, the
+network, people on a channel) does it before the call is performed. The owner reads answers unredacted but for the
+vault's values, which nobody is shown. An agent's canary stands among its rules; where it is about to leave, the run
+ends and whoever stops agents is told.
+"""
+
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from typing import Any
+
+from loket.contracts import Answer, Effect, Json, Obligation, Question, Refusal
+from loket.redaction import Leak, Redacted, Redactor, Stream, canary, kinds_for, regions_of
+
+OWNER_KINDS = ("vault",)
+"""What is redacted for the owner on this machine, whose data it is, the rules of the agents included."""
+
+LOCAL_MODEL = "local-model"
+"""The obligation that a call of a model stays on this machine; the provider carries it out."""
+
+
+class Leaving:
+    """Redactors by reader. `table` is `[redaction]` of the settings; `key` makes the canaries of `agents`.
+
+    `cloud` says whether a call of a model can leave this machine; `on_leak` hears of the agent whose canary was seen.
+    Raises `BadInput` for a wrong table.
+    """
+
+    def __init__(
+        self,
+        table: Mapping[str, Json],
+        *,
+        vault_values: Callable[[], Collection[str]],
+        key: bytes,
+        agents: Callable[[], Collection[str]],
+        cloud: Callable[[], bool],
+        on_leak: Callable[[str], None],
+    ) -> None:
+        self._key = key
+        self._cloud = cloud
+        self._on_leak = on_leak
+        regions = regions_of(table)
+        kinds = {**kinds_for(table), "owner": OWNER_KINDS}
+        self._redactors = {
+            reader: Redactor(of, lambda: tuple(vault_values()), key, lambda: tuple(agents()), regions)
+            for reader, of in kinds.items()
+        }
+
+    def obligations(self) -> Mapping[str, Obligation]:
+        """By the names that policies use."""
+        return {"redact": _Redact(self), LOCAL_MODEL: _LocalModel()}
+
+    def canary(self, agent: str) -> str:
+        """The line among an agent's rules that has no business anywhere else."""
+        return f"Reference of these rules, for nobody else: {canary(self._key, agent)}"
+
+    def outgoing(self, question: Question) -> Mapping[str, Json]:
+        """The arguments of a call as they may leave. Raises `Leak`."""
+        reader = _reader(question)
+        if reader == "model" and not self._cloud():
+            return question.args
+        allowed = question.run.words.split()
+        redacted = self._redactors[reader].json(dict(question.args), allowed)
+        self._look(redacted.canary)
+        value: Mapping[str, Json] = redacted.value
+        return value
+
+    def answer(self, value: Json, reader: str = "owner") -> Json:
+        """An answer as it is shown. Raises `Leak`."""
+        redacted: Redacted = self._redactors[reader].json(value)
+        self._look(redacted.canary)
+        return redacted.value
+
+    async def watched(
+        self, events: AsyncIterator[dict[str, Any]], reader: str = "owner"
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Events of a run as they are shown; pieces are held back for as long as a secret could go on in them."""
+        stream = self._redactors[reader].stream()
+        async for event in events:
+            if event["type"] == "piece":
+                text = stream.feed(event["text"])
+                self._look(stream.canary)
+                if text:
+                    yield {**event, "text": text}
+                continue
+            if event["type"] == "withdrawn":
+                stream = self._redactors[reader].stream()
+            elif event["type"] == "end":
+                last = self._last(stream)
+                if last:
+                    yield {"type": "piece", "text": last, "attempt": event.get("attempt", 1)}
+                yield {**event, "answer": self.answer(event.get("answer"), reader)}
+                continue
+            yield event
+
+    def _last(self, stream: Stream) -> str:
+        text = stream.end()
+        self._look(stream.canary)
+        return text
+
+    def _look(self, agent: str | None) -> None:
+        if agent is not None:
+            self._on_leak(agent)
+            raise Leak(agent)
+
+
+class _Redact:
+    def __init__(self, leaving: Leaving) -> None:
+        self._leaving = leaving
+
+    def before(self, question: Question) -> Mapping[str, Json]:
+        return self._leaving.outgoing(question)
+
+    def after(self, answer: Answer) -> Answer:
+        return answer
+
+
+class _LocalModel:
+    """Carried out by the provider of models, which sees it with the call."""
+
+    def before(self, question: Question) -> Mapping[str, Json]:
+        if question.capability.family != "llm":
+            raise Refusal(
+                "policy.obligation", f"{question.capability.id} cannot be kept on this machine", "mend the policy"
+            )
+        return question.args
+
+    def after(self, answer: Answer) -> Answer:
+        return answer
+
+
+def _reader(question: Question) -> str:
+    """Who reads what a call sends."""
+    if question.capability.family == "llm":
+        return "model"
+    return "network" if question.capability.effect is Effect.FETCH else "channel"
