@@ -22,6 +22,7 @@ from loket.contracts import (
     Limits,
     LoketError,
     ModuleRef,
+    Obligation,
     OnUncertain,
     Policy,
     Principal,
@@ -133,6 +134,7 @@ class Rig:
         vfs: str | None = None,
         approvals: Callable[["Rig"], Approvals] | None = None,
         labeller: Labeller | None = None,
+        obligations: Mapping[str, Obligation] | None = None,
     ) -> None:
         self.values = Values()
         self.database = KernelDatabase(directory / "kernel.db", SECRET, vfs)
@@ -151,7 +153,7 @@ class Rig:
             tokens=self.tokens,
             quotas=Quotas(lambda: "2026-11-21", lambda _day, _agent: (0, 0.0), daily or Daily()),
             journal=self.journal,
-            obligations={},
+            obligations=obligations or {},
             approvals=self.approvals,
             now=now,
         )
