@@ -11,13 +11,13 @@ import pytest
 
 from guests_fixture import GUESTS, NOW, built_guest
 from live import loket, prepare, serving
-from loket.app import LOCAL_PUBLISHER, Loket, running
-from loket.contracts import BadInput, Capability, Ending, Grant, Principal, RowKind, RunRequest, RunStatus
+from loket.app import Loket, running
+from loket.contracts import BadInput, Capability, Ending, Grant, Principal, Recorded, RowKind, RunRequest, RunStatus
 from loket.contracts.catalogue import BY_ID
 from loket.erasure import Eraser
 from loket.home import Home
 from loket.ids import new_id
-from loket.kernel.state import Recorded
+from loket.installed import LOCAL_PUBLISHER
 from loket.lesson_words import Told, allows, clean, key_of, lessons_of, what_of
 from loket.lessons import HOST
 from loket.operations import Operations
@@ -37,8 +37,8 @@ def home(tmp_path: Path) -> Home:
 async def learning(home: Home, **parts: Any) -> AsyncIterator[Loket]:
     """A system in which the agent `learner` is installed with all that it asks for."""
     async with running(home, llm=InstantModel(lambda _messages: "Yes."), **parts) as system:
-        if "learner" not in {ref.id for ref, _ in system.modules()}:
-            await system.install(_folder(home), LOCAL_PUBLISHER, ["kv.get", "brain.search"], "a test")
+        if "learner" not in {ref.id for ref, _ in system.installed.all()}:
+            await system.installed.install(_folder(home), LOCAL_PUBLISHER, ["kv.get", "brain.search"], "a test")
         yield system
 
 
@@ -59,7 +59,7 @@ async def tell(system: Loket, text: str, agent: str = "learner") -> Ending:
 
 async def operate(system: Loket, operation: str, **args: Any) -> tuple[str, Ending]:
     """Have the learner do one of its operations; the run and its end."""
-    ref, _package = system.module("learner")
+    ref, _package = system.installed.module("learner")
     run = new_id(system.now())
     agent = Principal("agent", "learner")
     request = RunRequest(run, run, "learner", agent, ref, run, operation, args, ("owner", "web:x.example"), 0.0)
@@ -243,10 +243,10 @@ def _asks(folder: str) -> Any:
 
 async def _worked(home: Home) -> None:
     async with running(home, llm=InstantModel(_asks("news/"))) as system:
-        await asyncio.to_thread(system.allow, "main", "message.publish", {"topics": ["open/"]})
+        await asyncio.to_thread(system.installed.allow, "main", "message.publish", {"topics": ["open/"]})
         await tell(system, "One", "main")
         assert ["Seen 2 times" in memory["text"] for memory in await lessons(system, "main")] == [True]
-        ref, _package = system.module("main")
+        ref, _package = system.installed.module("main")
         grant = Grant(ref.publisher, "main", "message.publish", {"topics": ["news/"]}, "owner", 0.0)
         system.grants.allow(grant)  # nobody tells the lessons
         run = await system.send("main", "Two", conversation="new")
@@ -445,7 +445,7 @@ async def _busy(home: Home) -> None:
         await system.lessons.settled()
         assert not system.lessons._is_idle("learner", 60.0)
         assert system.lessons._is_idle("learner", 0.0)
-        _, package = system.module("learner")
+        _, package = system.installed.module("learner")
         run = await system.send("learner", "open/x")
         assert not system.lessons._is_idle("learner", 0.0)
         await system.finished(run)
@@ -603,7 +603,7 @@ async def _settled_erased(home: Home) -> None:
 
 async def _granting(system: Loket, capability: str) -> Grant:
     """A grant that settles every lesson about a capability; nobody has to hold it."""
-    ref, _package = system.module("learner")
+    ref, _package = system.installed.module("learner")
     return Grant(ref.publisher, "learner", capability, {}, "owner", 0.0)
 
 

@@ -6,7 +6,6 @@ import datetime as dt
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from loket.confidential import Confidential
@@ -15,10 +14,7 @@ from loket.contracts import (
     OWNER,
     BadInput,
     Capability,
-    Damaged,
     Ending,
-    Grant,
-    Guest,
     Json,
     LoketError,
     ModuleRef,
@@ -27,14 +23,13 @@ from loket.contracts import (
     Provider,
     RowKind,
     RunRequest,
-    command,
 )
 from loket.contracts.catalogue import STOCK
 from loket.delegation import Delegation, ending_of
 from loket.erasure import Eraser
 from loket.home import Home, hold
 from loket.ids import new_id
-from loket.kernel.constraints import check_constraints
+from loket.installed import Installed
 from loket.kernel.counter import Counter
 from loket.kernel.engine import Engine
 from loket.kernel.grants import Grants
@@ -46,8 +41,6 @@ from loket.kernel.tokens import HmacTokens
 from loket.labelling import CONFIDENTIAL, Labelling
 from loket.leaving import Leaving
 from loket.lessons import Lessons
-from loket.packages.install import Package, discard, place, read_installed, read_package
-from loket.packages.resources import resource
 from loket.policy import PlainPolicy
 from loket.providers.agents import AgentsProvider
 from loket.providers.brain import BrainProvider
@@ -77,10 +70,6 @@ AGENT_MIGRATIONS = (
     FS_MIGRATIONS[2],
 )
 """Of an agent's file. Their order is for good, as a file knows its version by their number: new ones go to the end."""
-
-STOCK_AGENT = "main"
-STOCK_PUBLISHER = "loket"
-LOCAL_PUBLISHER = "local"
 
 
 class Loket:
@@ -138,12 +127,22 @@ class Loket:
             *more_providers,
         ]
         self.registry = Registry((*STOCK, *more_capabilities), self._providers, compile_check)
+        self.sandbox = WasmSandbox(home.cache)
+        self.installed = Installed(
+            home,
+            database=self.database,
+            journal=self.journal,
+            grants=self.grants,
+            registry=self.registry,
+            sandbox=self.sandbox,
+            now=now,
+        )
         tokens, confidential = HmacTokens(now), Confidential(config.confidential)
         self.leaving = Leaving(
             config.redaction,
             vault_values=vault.values,
             key=vault.master.subkey("canaries"),
-            agents=lambda: self._packages,
+            agents=self.installed.names,
             cloud=lambda: _leaves(llm),
             on_leak=self._leaked,
         )
@@ -159,14 +158,13 @@ class Loket:
             obligations=self.leaving.obligations(),
             now=now,
         )
-        self.sandbox = WasmSandbox(home.cache)
         self.engine = Engine(
             counter=self.counter,
             journal=self.journal,
             grants=self.grants,
             records=self.database,
             tokens=tokens,
-            load=self.load,
+            load=self.installed.load,
             now=now,
             workers=config.workers,
             on_ended=self._ended,
@@ -196,10 +194,7 @@ class Loket:
             kept=files.kept,
             settle=self.lessons.settle,
         )
-        self.replayer = Replayer(self.counter, self.journal, self.load, request_of)
-        self._packages: dict[str, tuple[ModuleRef, Package]] = {}
-        self.unreadable: dict[str, LoketError] = {}
-        """Installed modules whose folder cannot be read, and why; the others go on."""
+        self.replayer = Replayer(self.counter, self.journal, self.installed.load, request_of)
         self.unreadable_runs: list[str] = []
         """Unfinished runs that could not go on at the start, because nobody can read them; the others went on."""
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -237,7 +232,7 @@ class Loket:
         self._loop = asyncio.get_running_loop()
         for provider in self._providers:
             await provider.start()
-        await asyncio.to_thread(self._read_modules)
+        await asyncio.to_thread(self.installed.read)
         if resume:
             with contextlib.suppress(LoketError):  # kept in `unfinished_erasure`, and tried again
                 await asyncio.to_thread(self.eraser.resume)
@@ -266,134 +261,6 @@ class Loket:
         self.proposals.close()
         self.database.close()
 
-    # Modules
-
-    def load(self, module: ModuleRef) -> Guest:
-        """The guest of a module, from its bytes in the home."""
-        return self.sandbox.load(self.home.modules / f"{module.digest}.wasm", module.digest)
-
-    def _read_modules(self) -> None:
-        for row in self.database.modules():
-            try:
-                self._read_module(row)
-            except (BadInput, Damaged) as error:
-                self.unreadable[row["id"]] = error
-
-    def _read_module(self, row: dict[str, Any]) -> None:
-        package = read_installed(self.home.root / row["folder"], self.home.modules, row["digest"])
-        limits = package.manifest.limits
-        self._packages[row["id"]] = (
-            ModuleRef(row["publisher"], row["id"], row["version"], row["digest"], limits),
-            package,
-        )
-
-    def modules(self) -> list[tuple[ModuleRef, Package]]:
-        return [self._packages[name] for name in sorted(self._packages)]
-
-    def module(self, name: str) -> tuple[ModuleRef, Package]:
-        """An installed module by id. Raises `BadInput`."""
-        if name in self.unreadable:
-            raise self.unreadable[name]
-        if name not in self._packages:
-            have = ", ".join(sorted(self._packages)) or "none"
-            raise BadInput("agent.unknown", f"there is no agent {name!r}; installed: {have}", "loket agents")
-        return self._packages[name]
-
-    async def install(self, folder: Path, publisher: str, granted: Sequence[str], granted_by: str) -> ModuleRef:
-        """Install a module's folder; the owner has decided on it and on these capabilities.
-
-        Raises `BadInput` where the folder is no module of ours, or belongs to another publisher's module.
-        """
-        package = await asyncio.to_thread(read_package, folder, self.stock_wasm())
-        name = package.manifest.id
-        self._check_publisher(name, publisher)
-        if not self.grants.runnable(package.digest):
-            raise BadInput(
-                "module.revoked", f"the owner has revoked these bytes of {name}", "build and install another version"
-            )
-        asked = {want.name: want for want in package.manifest.capabilities}
-        self._check_granted(granted, set(asked), name)
-        target = await asyncio.to_thread(place, package, self.home.packages, self.home.modules, self.sandbox.check)
-        ref = ModuleRef(publisher, name, package.manifest.version, package.digest, package.manifest.limits)
-        folder_name = str(target.relative_to(self.home.root))
-        now = self.now()
-        self.journal.also(self.database.module_installed(ref, package.manifest.kind, folder_name, now))
-        self.grants.accept(publisher, name, package.digest, now)
-        for capability in granted:
-            want = asked[capability]
-            check_constraints(self.registry.find(capability).capability, want.constraints, by_owner=False)
-            self.grants.allow(Grant(publisher, name, capability, want.constraints, granted_by, now, want.reason))
-        self._read_module({"publisher": publisher, "folder": folder_name, **_ref_row(ref)})
-        self.unreadable.pop(name, None)
-        await asyncio.to_thread(self.load, ref)
-        return ref
-
-    def allow(self, agent: str, capability: str, constraints: Mapping[str, Json], *, add: bool = False) -> Grant:
-        """Grant a capability to an installed module by the owner's word; `add` widens the grant that it has.
-
-        Raises `BadInput` for an unknown module or constraint, `Refusal` for an unknown capability.
-        """
-        ref, _package = self.module(agent)
-        known = self.registry.find(capability).capability
-        check_constraints(known, constraints)
-        if add:
-            held = [grant for grant in self.grants.held(ref.publisher, ref.id) if grant.capability == capability]
-            constraints = known.widened(held[0].constraints, constraints) if held else constraints
-        grant = Grant(ref.publisher, ref.id, capability, constraints, "owner", self.now(), "granted by command")
-        self.grants.allow(grant)
-        return grant
-
-    def _check_publisher(self, name: str, publisher: str) -> None:
-        held = self._packages.get(name)
-        if held is not None and held[0].publisher != publisher:
-            raise BadInput(
-                "package.publisher",
-                f"{name} is installed from publisher {held[0].publisher}, and this one is from {publisher}",
-                f"choose another id, or remove it first: {command('remove', name) or 'loket remove MODULE'}",
-            )
-
-    def _check_granted(self, granted: Sequence[str], asked: set[str], name: str) -> None:
-        for capability in granted:
-            if capability not in asked:
-                raise BadInput(
-                    "grant.unasked",
-                    f"{name} does not ask for {capability}",
-                    f"it asks for: {', '.join(sorted(asked)) or 'nothing'}",
-                )
-
-    def stock_wasm(self) -> Path | None:
-        """The stock agent's bytes, for agents without a module of their own."""
-        held = self._packages.get(STOCK_AGENT)
-        return self.home.modules / f"{held[0].digest}.wasm" if held else None
-
-    async def remove(self, name: str) -> None:
-        """Remove a module and its grants; its brain and its journal stay."""
-        ref, _package = self.module(name)
-        for grant in self.grants.held(ref.publisher, name):
-            self.grants.revoke(ref.publisher, name, grant.capability)
-        self.journal.also(self.database.module_removed(name))
-        await asyncio.to_thread(self.journal.sync)
-        del self._packages[name]
-        self.sandbox.forget(ref.digest)
-        needed = self.database.needed_digests() | {kept.digest for kept, _ in self._packages.values()}
-        await asyncio.to_thread(discard, self.home.packages, self.home.modules, name, needed)
-
-    async def ensure_stock_agent(self) -> bool:
-        """Install the stock agent at first start, or its newer bytes. Whether anything was done.
-
-        At first start the owner's decision to run this distribution includes what its agent asks for; a later version
-        keeps its grants and gets no new ones by itself.
-        """
-        folder = resource("agents") / STOCK_AGENT
-        package = await asyncio.to_thread(read_package, folder)
-        held = self._packages.get(STOCK_AGENT)
-        if held is not None and (held[0].digest, held[0].version) == (package.digest, package.manifest.version):
-            return False
-        first = held is None and not self.grants.held(STOCK_PUBLISHER, STOCK_AGENT)
-        granted = [want.name for want in package.manifest.capabilities] if first else []
-        await self.install(folder, STOCK_PUBLISHER, granted, "owner, with the distribution")
-        return True
-
     # Messages and calls
 
     async def send(self, agent: str, text: str, *, conversation: str = "main", message: str | None = None) -> str:
@@ -420,7 +287,7 @@ class Loket:
         self, agent: str, text: str, conversation: str, more: Mapping[str, Json]
     ) -> tuple[ModuleRef, dict[str, Json]]:
         """An installed agent's module, and the arguments of a message to it. Raises `BadInput`."""
-        ref, package = self.module(agent)
+        ref, package = self.installed.module(agent)
         args = {
             "text": text,
             "conversation": conversation,
@@ -487,10 +354,6 @@ def _leaves(llm: Provider) -> bool:
     return settings is None or any(not route.local for route in settings.ordered())
 
 
-def _ref_row(ref: ModuleRef) -> dict[str, Any]:
-    return {"id": ref.id, "version": ref.version, "digest": ref.digest}
-
-
 @contextlib.asynccontextmanager
 async def running(
     home: Home, *, llm: Provider | None = None, resume: bool = True, **parts: Any
@@ -508,7 +371,7 @@ async def running(
             sound = system.journal.broken is None  # else only looking at it is left
             await system.start(resume=resume and sound)
             if sound:
-                await system.ensure_stock_agent()
+                await system.installed.ensure_stock_agent()
             yield system
         finally:
             await system.close()

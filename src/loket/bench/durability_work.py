@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from loket.app import LOCAL_PUBLISHER, Loket, running
+from loket.app import Loket, running
+from loket.installed import LOCAL_PUBLISHER
 from loket.bench.place import LIMITS, check
 from loket.bench.server import use_model
 from loket.contracts import Failed, LoketError
@@ -178,7 +179,7 @@ async def furnish(home: Home, model_url: str) -> None:
     async with running(home) as system:
         for name in AGENTS:
             folder = _folder(home.root / "sources" / name)
-            await system.install(folder, LOCAL_PUBLISHER, _ASKED, "the durability campaign")
+            await system.installed.install(folder, LOCAL_PUBLISHER, _ASKED, "the durability campaign")
             check(await system.finished(await system.send(name, "subscribe", conversation="setup")))
         if len(system.bus.all()) != len(AGENTS):
             raise Failed("bench.setup", "the agents do not hear the topic")

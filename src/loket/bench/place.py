@@ -14,7 +14,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loket.app import LOCAL_PUBLISHER, Loket, running
+from loket.app import Loket, running
+from loket.installed import LOCAL_PUBLISHER
 from loket.contracts import Ending, Failed, Json, Limits, Principal, Provider, RunRequest, RunStatus
 from loket.home import Home
 from loket.ids import new_id
@@ -76,9 +77,9 @@ async def system_at(
 
 
 async def _install(system: Loket, name: str) -> None:
-    asked = [want.name for want in system.module("main")[1].manifest.capabilities]
+    asked = [want.name for want in system.installed.module("main")[1].manifest.capabilities]
     folder = await asyncio.to_thread(_write, system.home.root / "sources" / name, asked)
-    await system.install(folder, LOCAL_PUBLISHER, asked, "a benchmark")
+    await system.installed.install(folder, LOCAL_PUBLISHER, asked, "a benchmark")
 
 
 def _write(folder: Path, asked: Sequence[str]) -> Path:
@@ -92,7 +93,7 @@ def _write(folder: Path, asked: Sequence[str]) -> Path:
 
 async def operate(system: Loket, agent: str, operation: str, args: dict[str, Json]) -> str:
     """Have an agent do one of its operations; the run's id once it is done. Raises `Failed` where it did not work."""
-    ref, _package = system.module(agent)
+    ref, _package = system.installed.module(agent)
     run, principal = new_id(system.now()), Principal("agent", agent)
     request = RunRequest(run, run, agent, principal, ref, run, operation, args, ("owner",), system.now())
     await system.engine.submit(request)

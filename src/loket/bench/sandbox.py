@@ -60,9 +60,9 @@ async def _counter_call(place: Place, n: int) -> Taken:
     whole: list[float] = []
     floor: list[float] = []
     async with system_at(place.home("counter-call"), InstantModel(lambda _: "ok"), 1, now=steady()) as (system, names):
-        system.allow(names[0], "kv.get", {})
+        system.installed.allow(names[0], "kv.get", {})
         await system.direct(names[0], "kv.set", {"key": "measure", "value": _VALUE})
-        guest = system.load(system.module(names[0])[0])
+        guest = system.installed.load(system.installed.module(names[0])[0])
         for _ in range(max(1, n // RUN)):
             floor += await asyncio.to_thread(_floor, guest, calls)
             started = time.perf_counter()
@@ -119,7 +119,7 @@ def fresh_sandbox(place: Place, n: int) -> Taken:
 
 async def _fresh_sandbox(place: Place, n: int) -> Taken:
     async with system_at(place.home("fresh-sandbox"), InstantModel(lambda _: "ok"), 0) as (system, _names):
-        guest = system.load(system.module("main")[0])
+        guest = system.installed.load(system.installed.module("main")[0])
         await asyncio.to_thread(_answer, guest)
         samples = [await asyncio.to_thread(_answer, guest) for _ in range(n)]
     processes = min(PROCESSES, n)

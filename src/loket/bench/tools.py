@@ -60,8 +60,8 @@ async def _through_counter(
     """Milliseconds between two calls of a run, by the journal."""
     model = InstantModel(lambda _: "")
     async with system_at(home, model, 1, now=steady()) as (system, names):
-        system.allow(names[0], "fs.write", {})
-        system.allow(names[0], capability, {"hosts": [host], "private": [host]} if host is not None else {})
+        system.installed.allow(names[0], "fs.write", {})
+        system.installed.allow(names[0], capability, {"hosts": [host], "private": [host]} if host is not None else {})
         await system.direct(names[0], "fs.write", {"path": _PATH, "text": _TEXT})
         times: list[float] = []
         for _ in range(max(1, n // _RUN)):

@@ -8,7 +8,7 @@ from loket.operations.table import Emit, operation
 
 
 async def _direct(system: Loket, agent: str, capability: str, args: dict[str, Any]) -> dict[str, Any]:
-    system.module(agent)
+    system.installed.module(agent)
     ending = await system.direct(agent, capability, {k: v for k, v in args.items() if v is not None})
     if ending.answer is None:
         raise from_dict(ending.error or {})

@@ -68,7 +68,7 @@ def _erased(system: Loket, runs: Collection[str]) -> list[str]:
 def _loose(system: Loket, agent: str | None, memory: int) -> list[int]:
     """A memory and its history, where the journal does not know the runs: after a restore it may be older than they."""
     known = system.database.agents_of_runs()
-    sources = system.brain.sources(system.module(agent or "")[0].id, memory)
+    sources = system.brain.sources(system.installed.module(agent or "")[0].id, memory)
     return [identity for identity, run in sources.items() if run not in known]
 
 
@@ -76,7 +76,7 @@ def _erase_loose(system: Loket, agent: str | None, memories: list[int]) -> None:
     facts = {"what": "erase.memories", "principal": "owner", "agent": agent, "memories": memories}
     system.journal.append("", 0, RowKind.NOTE, facts, "{}")
     system.journal.sync()
-    system.brain.erase_memories(system.module(agent or "")[0].id, memories)
+    system.brain.erase_memories(system.installed.module(agent or "")[0].id, memories)
 
 
 def _progress(emit: Emit) -> Callable[[int], None]:
@@ -96,7 +96,7 @@ def _named(system: Loket, way: str, value: Any, agent: str | None) -> list[str]:
         if agent is None:
             raise BadInput("erase.agent", "a memory belongs to an agent, and none is named", "--memory main:7")
         known = system.database.agents_of_runs()
-        return sorted({run for run in system.brain.sources(system.module(agent)[0].id, value).values() if run in known})
+        return sorted({run for run in system.brain.sources(system.installed.module(agent)[0].id, value).values() if run in known})
     if way == "sender":
         return system.database.runs_of_sender(value)
     if value < 0:

@@ -34,7 +34,7 @@ async def grants_allow(
     Raises `BadInput` (`grant.constraint`) where the grant would allow nothing.
     """
     _check_needed(system, agent, capability, constraints or {}, add=add)
-    grant = await asyncio.to_thread(system.allow, agent, capability, constraints or {}, add=add)
+    grant = await asyncio.to_thread(system.installed.allow, agent, capability, constraints or {}, add=add)
     system.lessons.allowed(grant)
     return _grant_shown(grant)
 
@@ -44,7 +44,7 @@ def _check_needed(system: Loket, agent: str, capability: str, given: Mapping[str
 
     The remedy has what the module asks for itself, or a host to put another one in the place of.
     """
-    ref, package = system.module(agent)
+    ref, package = system.installed.module(agent)
     known = system.registry.find(capability).capability
     held = [grant.constraints for grant in system.grants.held(ref.publisher, ref.id) if grant.capability == capability]
     stays = held[0] if add and held else {}
@@ -64,7 +64,7 @@ def _check_needed(system: Loket, agent: str, capability: str, given: Mapping[str
 @operation("grants.revoke")
 async def grants_revoke(system: Loket, _emit: Emit, *, agent: str, capability: str) -> dict[str, Any]:
     """Take a grant back; it counts from the next call on."""
-    ref, _package = system.module(agent)
+    ref, _package = system.installed.module(agent)
     if not await asyncio.to_thread(system.grants.revoke, ref.publisher, ref.id, capability):
         raise BadInput("grant.none", f"{agent} has no grant for {capability}", command("grants", "list", agent))
     return {"agent": agent, "capability": capability, "revoked": True}

@@ -14,7 +14,7 @@ _MOST = 200
 @operation("lessons.list")
 async def lessons_list(system: Loket, _emit: Emit, *, agent: str) -> dict[str, Any]:
     """The newest lessons of an agent, and the advice that was drawn from them."""
-    system.module(agent)
+    system.installed.module(agent)
     await system.lessons.settled()
     args = {"query": "", "kinds": ["lesson", "procedure"], "limit": _MOST}
     ending = await system.direct(agent, "brain.search", args)
@@ -26,7 +26,7 @@ async def lessons_list(system: Loket, _emit: Emit, *, agent: str) -> dict[str, A
 @operation("lessons.consolidate")
 async def lessons_consolidate(system: Loket, _emit: Emit, *, agent: str) -> dict[str, Any]:
     """Draw recurring lessons together now, and propose rules."""
-    system.module(agent)
+    system.installed.module(agent)
     await system.lessons.settled()
     return await system.lessons.consolidate(agent)
 
@@ -35,7 +35,7 @@ async def lessons_consolidate(system: Loket, _emit: Emit, *, agent: str) -> dict
 async def proposals_list(system: Loket, _emit: Emit, *, agent: str | None = None) -> dict[str, Any]:
     """Lines that lessons propose for agents' rules, decided ones too."""
     if agent is not None:
-        system.module(agent)
+        system.installed.module(agent)
     return {"proposals": await asyncio.to_thread(system.proposals.listed, agent)}
 
 

@@ -16,7 +16,7 @@ async def status(system: Loket, _emit: Emit) -> dict[str, Any]:
     return {
         "version": __version__,
         "home": str(system.home.root),
-        "agents": [ref.id for ref, _ in system.modules()],
+        "agents": [ref.id for ref, _ in system.installed.all()],
         "unfinished": len(await asyncio.to_thread(system.database.unfinished)),
         "unreadable": system.unreadable_runs,
         "unfinished_erasure": system.unfinished_erasure,
@@ -26,9 +26,9 @@ async def status(system: Loket, _emit: Emit) -> dict[str, Any]:
 @operation("agents")
 async def agents(system: Loket, _emit: Emit) -> dict[str, Any]:
     """Installed modules with what they may and what they ask for beyond it."""
-    unreadable = [{"id": name, "error": error.as_dict()} for name, error in system.unreadable.items()]
+    unreadable = [{"id": name, "error": error.as_dict()} for name, error in system.installed.unreadable.items()]
     return {
-        "agents": [agent_shown(system, ref, package) for ref, package in system.modules()],
+        "agents": [agent_shown(system, ref, package) for ref, package in system.installed.all()],
         "unreadable": unreadable,
     }
 
