@@ -31,6 +31,7 @@ from loket.providers.llm import LlmProvider
 from loket.providers.llm_settings import parse_routes
 from loket.providers.vault import FileVault
 from loket.redaction import Leak
+from loket.schemas import compile_check
 from loket.testing.model_server import ModelServer, Reply
 from loket.testing.models import InstantModel
 
@@ -208,7 +209,7 @@ def test_an_obligation_to_stay_here_leaves_out_every_model_elsewhere(tmp_path: P
     message = {"messages": [{"role": "user", "content": "Hello"}]}
 
     async def complete(table: dict[str, Any]) -> Answer:
-        provider = LlmProvider(parse_routes(table), FileVault(tmp_path / "vault"))
+        provider = LlmProvider(parse_routes(table), FileVault(tmp_path / "vault"), compile_schema=compile_check)
         call = Call("r", 1, "main", "c", None, "llm.complete", message, (), obligations=("local-model",))  # type: ignore[arg-type]
         try:
             return await provider.handlers()["llm.complete"](call)  # type: ignore[misc, no-any-return]

@@ -21,6 +21,7 @@ from loket.providers import llm_discover
 from loket.providers.llm import LlmProvider
 from loket.providers.llm_settings import EMBEDDED, PRESETS, LlmSettings, Route, parse_routes
 from loket.providers.vault import FileVault
+from loket.schemas import compile_check
 from loket.testing.model_server import ModelServer, Reply, Request, Script
 
 KEY = "sk-Zq8w7e6r5t4y3u2i1o0p"
@@ -64,7 +65,7 @@ def ask(
 
     async def work() -> None:
         settings = LlmSettings(tuple(routes), tuple(route.name for route in routes))
-        provider = LlmProvider(settings, FileVault(vault), sleep=pause, chance=chance)
+        provider = LlmProvider(settings, FileVault(vault), sleep=pause, chance=chance, compile_schema=compile_check)
         await provider.start()
         arguments = {"messages": HELLO, **args}
         call = Call("r", 1, "main", "c", OWNER, "llm.complete", arguments, (), emit=asked.pieces.append)
@@ -330,7 +331,9 @@ def test_a_cancelled_call_ends_at_once(tmp_path: Path) -> None:
     """Cancelling the call cancels the request, and the provider closes cleanly."""
 
     async def work(server: ModelServer) -> None:
-        provider = LlmProvider(LlmSettings((route(server),), ("test",)), FileVault(tmp_path))
+        provider = LlmProvider(
+            LlmSettings((route(server),), ("test",)), FileVault(tmp_path), compile_schema=compile_check
+        )
         call = Call("r", 1, "main", "c", OWNER, "llm.complete", {"messages": HELLO}, ())
         task = asyncio.ensure_future(provider.handlers()["llm.complete"](call))  # type: ignore[arg-type]
         await asyncio.to_thread(server.asked.wait)
@@ -394,7 +397,7 @@ def test_without_any_route_the_error_says_how_to_get_a_model(tmp_path: Path) -> 
 def test_the_models_that_would_answer_are_listed_in_order(tmp_path: Path) -> None:
     """`llm.models` lists the chain; an embedded model that is not installed would not answer."""
     routes = (Route("a", base_url="http://x/v1", model="m", tools=False, context=4096), EMBEDDED)
-    provider = LlmProvider(LlmSettings(routes, ("embedded", "a")), FileVault(tmp_path))
+    provider = LlmProvider(LlmSettings(routes, ("embedded", "a")), FileVault(tmp_path), compile_schema=compile_check)
     call = Call("r", 1, "main", "c", OWNER, "llm.models", {}, ())
     answer = provider.handlers()["llm.models"](call)
     assert isinstance(answer, Answer)
@@ -406,7 +409,7 @@ def test_other_settings_hold_from_the_next_call_on(tmp_path: Path) -> None:
     """A call in flight ends on the server that it started with; the next one goes to the new one."""
 
     async def work(old: ModelServer, new: ModelServer, release: threading.Event) -> None:
-        provider = LlmProvider(LlmSettings((route(old),), ("test",)), FileVault(tmp_path))
+        provider = LlmProvider(LlmSettings((route(old),), ("test",)), FileVault(tmp_path), compile_schema=compile_check)
         complete = provider.handlers()["llm.complete"]
         call = Call("r", 1, "main", "c", OWNER, "llm.complete", {"messages": HELLO}, ())
         first = asyncio.ensure_future(complete(call))  # type: ignore[arg-type]
@@ -428,7 +431,9 @@ def test_a_key_changed_in_the_vault_is_used_at_once(tmp_path: Path) -> None:
     vault = FileVault(tmp_path)
 
     async def work(server: ModelServer) -> None:
-        provider = LlmProvider(LlmSettings((route(server, key="mine"),), ("test",)), vault)
+        provider = LlmProvider(
+            LlmSettings((route(server, key="mine"),), ("test",)), vault, compile_schema=compile_check
+        )
         call = Call("r", 1, "main", "c", OWNER, "llm.complete", {"messages": HELLO}, ())
         for key in ("one", "two"):
             vault.put("mine", key)

@@ -19,6 +19,7 @@ from loket.providers.llm_chat import AttemptFailed
 from loket.providers.llm_discover import find_embedded
 from loket.providers.llm_embedded import EmbeddedModel
 from loket.providers.llm_settings import EMBEDDED, LlmSettings
+from loket.schemas import compile_check
 from loket.testing.models import InstantModel
 
 MODEL = find_embedded(Path("no-such-home"))
@@ -111,7 +112,13 @@ def test_the_provider_takes_back_the_pieces_of_a_crashed_attempt_and_tries_once_
 
     async def test() -> None:
         async with model() as embedded:
-            provider = LlmProvider(LlmSettings((EMBEDDED,), ("embedded",)), _NoSecrets(), embedded, sleep=no_wait)
+            provider = LlmProvider(
+                LlmSettings((EMBEDDED,), ("embedded",)),
+                _NoSecrets(),
+                embedded,
+                sleep=no_wait,
+                compile_schema=compile_check,
+            )
             pieces: list[str] = []
             killed: list[int] = []
 

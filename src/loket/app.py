@@ -365,7 +365,7 @@ async def running(
         vault = FileVault(home.vault, keyring=config.vault_keyring)
         if llm is None:
             settings = await model_settings(home, config)
-            llm = LlmProvider(settings, vault, embedded_model(home, settings))
+            llm = LlmProvider(settings, vault, embedded_model(home, settings), compile_schema=compile_check)
         system = Loket(home, config, llm=llm, vault=vault, **parts)
         try:
             sound = system.journal.broken is None  # else only looking at it is left

@@ -223,6 +223,36 @@ STOCK: tuple[Capability, ...] = (
         examples=({"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 64},),
     ),
     Capability(
+        id="llm.extract",
+        summary="Read fields of a schema out of a text that somebody else wrote; pass the text as a reference, unseen",
+        effect=Effect.FETCH,
+        arguments=closed(
+            {
+                "text": words(200_000, about="the text, as a rule a reference to it"),
+                "schema": {"type": "object", "description": "JSON Schema of an object: the fields that are wanted"},
+                "about": words(2_000, about="what is wanted, in words"),
+                "max_tokens": {"type": "integer", "minimum": 1, "maximum": 32_768},
+            },
+            "text",
+            "schema",
+        ),
+        answer=closed(
+            {"value": {"type": "object", "description": "fits the schema"}, "model": {"type": "string"}},
+            "value",
+            "model",
+        ),
+        on_uncertain=OnUncertain.REPEAT,
+        timeout_s=300.0,
+        args_kb=1024,
+        waits=True,
+        examples=(
+            {
+                "text": "Your invoice of 12.50 EUR is due on 2026-12-01.",
+                "schema": {"type": "object", "properties": {"amount": {"type": "number"}}},
+            },
+        ),
+    ),
+    Capability(
         id="llm.models",
         summary="Which model would answer, and what it can do; empty where there is none",
         effect=Effect.READ,

@@ -497,7 +497,7 @@ def _deduped(rule: OnUncertain) -> bool:
 
 def _tokens_needed(capability: str, prepared: Prepared) -> int:
     """Tokens to hold for a call of a model: a quarter of the prompt's characters and all that may be written."""
-    if capability != "llm.complete":
+    if capability not in ("llm.complete", "llm.extract"):
         return 0
     return prepared.size // 4 + int(prepared.args.get("max_tokens", 1024))
 

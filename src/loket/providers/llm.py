@@ -1,4 +1,4 @@
-"""`llm.complete` and `llm.models`: asks the models of the owner's chain, in order, until one answers.
+"""`llm.complete`, `llm.extract` and `llm.models`: asks the models of the owner's chain, in order, until one answers.
 
 A failed attempt is repeated on the same route where that may help (no connection, status 408, 409, 429 or 5xx, a
 crashed worker), with exponential back-off and full jitter, and never sooner than the server's `Retry-After`. Then the
@@ -11,10 +11,12 @@ import asyncio
 import json
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from loket.contracts import WITHDRAW, Answer, Call, Failed, Handler, Json, Secrets, Usage
+from loket.contracts import WITHDRAW, Answer, Call, Failed, Handler, Json, Labels, Secrets, Usage, join_labels
+from loket.providers import llm_extract
 from loket.providers.llm_backends import Backends, import_client
 from loket.providers.llm_chat import AttemptFailed, Completion, Emit, estimate_tokens, without_tools
 from loket.providers.llm_embedded import EmbeddedModel
@@ -24,13 +26,15 @@ _BASE_S = 0.5
 _MOST_S = 8.0
 _LONGEST_WAIT_S = 30.0
 _MILLION = 1_000_000
+_NO_LABELS: Labels = ()
 
 
 class LlmProvider:
     """The provider `llm`.
 
     `secrets` holds the keys that the routes name; `embedded` is the model for routes of that kind, closed with the
-    provider. `sleep` and `chance` are for tests: they wait between attempts and choose how long.
+    provider; `compile_schema` checks what `llm.extract` gets. `sleep` and `chance` are for tests: they wait between
+    attempts and choose how long.
     """
 
     id = "llm"
@@ -41,10 +45,12 @@ class LlmProvider:
         secrets: Secrets,
         embedded: EmbeddedModel | None = None,
         *,
+        compile_schema: llm_extract.Compile,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         chance: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._secrets = secrets
+        self._compile = compile_schema
         self._sleep = sleep
         self._chance = chance
         self._backends = Backends(settings, secrets, embedded)
@@ -57,8 +63,8 @@ class LlmProvider:
         return self._backends.settings
 
     def handlers(self) -> Mapping[str, Handler]:
-        """`llm.complete` (asynchronous) and `llm.models`."""
-        return {"llm.complete": self._complete, "llm.models": self._models}
+        """`llm.complete` and `llm.extract` (asynchronous), and `llm.models`."""
+        return {"llm.complete": self._complete, "llm.extract": self._extract, "llm.models": self._models}
 
     async def start(self) -> None:
         """Begin to import the client in the background, where a route needs it; does not wait for it."""
@@ -111,6 +117,24 @@ class LlmProvider:
                     return _answer(route, backends.embedded, call.args, outcome, spent)
                 failures.append(outcome)
         raise _all_failed(failures)
+
+    async def _extract(self, call: Call) -> Answer:
+        """Ask until an answer fits the schema. Raises `Refusal` for a wrong schema, `Failed` where none fits."""
+        check = llm_extract.schema_of(call, self._compile)
+        complaint: str | None = None
+        spent, labels = Usage(), _NO_LABELS
+        for _ in range(llm_extract.ATTEMPTS):
+            asked = replace(call, args=llm_extract.request(call, complaint), emit=lambda _piece: None)
+            answer = await self._complete(asked)
+            spent, labels = _sum(spent, answer.usage), join_labels(labels, answer.labels)
+            value, complaint = llm_extract.read(str(answer.value["text"]), check)
+            if value is not None:
+                return Answer({"value": value, "model": answer.value["model"]}, labels, spent)
+        raise Failed(
+            "extract.unfit",
+            f"no answer of the model fitted the schema in {llm_extract.ATTEMPTS} attempts; the last one: {complaint}",
+            "ask for fewer or simpler fields, or use a larger model",
+        )
 
     async def _ask(self, backends: Backends, route: Route, call: Call) -> tuple[Completion | AttemptFailed, Usage]:
         """Ask one route as often as it makes sense; the outcome and what all attempts cost."""
