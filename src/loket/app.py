@@ -38,9 +38,10 @@ from loket.kernel.quotas import Daily, Quotas
 from loket.kernel.registry import Registry
 from loket.kernel.state import RunState
 from loket.kernel.tokens import HmacTokens
-from loket.labelling import CONFIDENTIAL, Labelling
+from loket.labelling import Labelling
 from loket.leaving import Leaving
 from loket.lessons import Lessons
+from loket.marking import Marking
 from loket.policy import PlainPolicy
 from loket.providers.agents import AgentsProvider
 from loket.providers.brain import BrainProvider
@@ -137,7 +138,7 @@ class Loket:
             sandbox=self.sandbox,
             now=now,
         )
-        tokens, confidential = HmacTokens(now), Confidential(config.confidential)
+        tokens = HmacTokens(now)
         self.leaving = Leaving(
             config.redaction,
             vault_values=vault.values,
@@ -146,7 +147,7 @@ class Loket:
             cloud=lambda: _leaves(llm),
             on_leak=self._leaked,
         )
-        labelling = Labelling(marker=lambda *of: (CONFIDENTIAL,) if confidential.holds(*of) else ())
+        labelling = Labelling(marker=Marking(Confidential(config.confidential)))
         self.counter = Counter(
             registry=self.registry,
             grants=self.grants,
