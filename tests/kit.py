@@ -39,11 +39,11 @@ from loket.kernel.journal import Journal
 from loket.kernel.quotas import Daily, Quotas
 from loket.kernel.registry import Registry
 from loket.kernel.state import RunState
-from loket.kernel.tokens import HmacTokens
 from loket.policy import PlainLabeller, PlainPolicy
 from loket.replay import Replayer
 from loket.schemas import compile_check
 from loket.store.kernel import KernelDatabase, request_of
+from loket.tokens import BiscuitTokens
 
 KEY = b"k" * 32
 SECRET = b"s" * 32
@@ -142,7 +142,7 @@ class Rig:
         self.grants = Grants(
             self.journal, self.database, grants=self.database.grants(), accepted=self.database.accepted()
         )
-        self.tokens = HmacTokens(now)
+        self.tokens = BiscuitTokens(now)
         self.registry = Registry((*STOCK, *more), providers or [self.values.provider()], compile_check)
         self.approvals: Any = approvals(self) if approvals is not None else None
         self.counter = Counter(

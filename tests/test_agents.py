@@ -780,7 +780,7 @@ def test_sealed_agents_ask_send_and_publish_and_their_runs_verify(tmp_path: Path
             await s.engine.finish_others(20)
             assert await said(s, "cleo", "heard x") == "weather/storm ana hide"
             s.grants.revoke("local", "cleo", "message.subscribe")
-            await s.remove("ben")
+            await s.installed.remove("ben")
             assert await said(s, "ana", "publish weather/sun: out") == ""
             verdicts, faults = await asyncio.to_thread(s.replayer.verify, s.database.ended_runs())
             asked_by = [(s.database.run(verdict.run) or {})["principal"] for verdict in verdicts]

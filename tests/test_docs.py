@@ -20,7 +20,7 @@ from loket.config import SETTINGS
 from loket.contracts import Limits, RowKind
 from loket.contracts.catalogue import STOCK
 from loket.kernel.journal import Journal
-from loket.packages.manifest import RANGES, AskedCapability, Manifest, Operation, load_manifest
+from loket.packages.manifest import RANGES, AskedCapability, Context, Manifest, Operation, load_manifest
 from loket.policy.plain import RULES
 from loket.providers.llm_settings import PRESETS, Route
 
@@ -77,7 +77,7 @@ def test_no_command_is_documented_that_is_not_there() -> None:
     """Whatever a page shows after `loket` at the start of a line or of code is a command."""
     known = set(_commands(typer.main.get_command(app), "loket"))
     known |= {" ".join(command.split()[:2]) for command in known}
-    shown = {f"loket {word}" for word in re.findall(r"(?:^ {4}(?:\$ )?|`)loket ([a-z]+)\b", ALL, re.MULTILINE)}
+    shown = {f"loket {word}" for word in re.findall(r"(?:^ {4}(?:\$ )?|`)loket ([a-z][a-z-]*)", ALL, re.MULTILINE)}
     assert shown <= known
 
 
@@ -99,9 +99,13 @@ def test_every_limit_is_documented_with_its_default_and_range() -> None:
 def test_every_key_of_the_manifest_is_documented() -> None:
     """`loket.toml` has no key that the page does not list."""
     page = _page("docs/write-an-agent.md")
-    keys = {f"| `{field.name}` |" for kind in (Manifest, AskedCapability, Operation) for field in fields(kind)}
-    keys -= {"| `capabilities` |", "| `operations` |", "| `limits` |"}
-    assert not [key for key in sorted(keys | {"`[[capability]]`", "`[[operation]]`", "`[limits]`"}) if key not in page]
+    keys = {f"| `{field.name}` |" for kind in (Manifest, AskedCapability, Operation, Context) for field in fields(kind)}
+    keys -= {"| `capabilities` |", "| `operations` |", "| `contexts` |", "| `limits` |"}
+    assert not [
+        key
+        for key in sorted(keys | {"`[[capability]]`", "`[[operation]]`", "`[[context]]`", "`[limits]`"})
+        if key not in page
+    ]
 
 
 def test_every_rule_and_refusal_of_the_kernel_is_documented() -> None:

@@ -35,7 +35,13 @@ RULES = {
         typing_only="apsw",
     ),
     "kernel": _rule("promises are kept by code that can be read in one sitting, without any library", "contracts"),
-    "policy": _rule("a pure function: request and facts in, decision out", "contracts"),
+    "policy": _rule(
+        "a pure function: request and facts in, decision out; rules are Cedar, in files of the home",
+        "contracts durable",
+        "cedarpy",
+    ),
+    "policy_replay": _rule("decides what the journal says again, under other rules", "contracts kernel store"),
+    "roles": _rule("who somebody is, for the policy", "contracts policy store"),
     "sandbox": _rule("the one place where the engine can be exchanged", "contracts", "wasmtime"),
     "store": _rule(
         "the one place where files of databases are opened, and encrypted", "contracts durable", "apsw cryptography"
@@ -48,7 +54,16 @@ RULES = {
     "delegation": _rule(
         "agents that work for each other, over engine, database and grants; wired by app", "contracts ids kernel store"
     ),
-    "approvals": _rule("asks the owner, and keeps what was asked and said", "contracts ids kernel store"),
+    "approvals": _rule(
+        "asks the owner, and keeps what was asked and said", "approval_words contracts ids kernel store"
+    ),
+    "approval_words": _rule("what an approval is bound to, and its words: pure functions", "contracts kernel store"),
+    "orchestrator": _rule("plans as data: whatever they rest on is handed to them", "contracts"),
+    "planning": _rule(
+        "plans over engine, database, grants and policy; wired by app",
+        "contracts delegation ids kernel orchestrator store",
+    ),
+    "limits": _rule("rates, sums and loops, in front of the kernel's own bounds", "config contracts kernel store"),
     "backup": _rule(
         "copies what every other part keeps, and knows how each of them must be copied",
         "__init__ contracts durable home kernel providers store",
@@ -81,7 +96,7 @@ RULES = {
     ),
     "testing": _rule(
         "fakes and suites for whoever writes a provider or a guest; the disk that loses power is a VFS of SQLite",
-        "contracts kernel policy sandbox schemas store",
+        "contracts kernel policy replay sandbox schemas store tokens",
         "apsw",
     ),
     "cli": _rule(
@@ -95,9 +110,33 @@ RULES = {
     "home": _rule("paths and the lock, needed before anything else is there", "contracts durable"),
     "config": _rule("settings are decoded into types once, at the edge", "contracts home"),
     "schemas": _rule("how the counter checks JSON by a schema, in one place", "contracts", "jsonschema_rs"),
+    "tokens": _rule("what a run may do is signed in a format that others can check", "contracts", "biscuit_auth"),
+    "sandbox_run": _rule(
+        "one operation of a module with exactly what the owner names, over the whole system",
+        "app contracts ids packages schemas",
+    ),
+    "installed": _rule(
+        "what is installed, from which bytes and with which grants", "contracts home kernel packages sandbox store"
+    ),
+    "replay": _rule("runs modules again on their journal, and compares", "contracts kernel"),
+    "labelling": _rule("where values come from, by reference and by exact match", "contracts"),
+    "marking": _rule("labels that an answer's place or words earn", "confidential contracts filter labelling"),
+    "confidential": _rule("what the owner's settings keep on this machine", "contracts"),
+    "findings": _rule(
+        "where critical values come from in a running system: the judge on journal, grants and clean reads",
+        "contracts kernel provenance",
+    ),
+    "provenance": _rule("a pure function: the owner's words and clean reads in, origins out", "contracts"),
+    "leaving": _rule("redaction at every exit, as obligations and around answers", "contracts redaction"),
+    "redaction": _rule(
+        "what must not leave is taken out of everything that leaves", "contracts", "phonenumbers stdnum"
+    ),
+    "filter": _rule("reads texts and nothing else; the weights come with it", "contracts"),
     "app": _rule(
         "the composition root: the one file that knows everyone",
-        "contracts config delegation erasure home ids kernel lessons packages policy providers sandbox schemas store",
+        "approvals confidential contracts config delegation erasure findings home ids installed kernel labelling"
+        " leaving lessons limits marking orchestrator packages planning policy providers replay roles sandbox schemas store"
+        " tokens tracing",
     ),
     "ledger": _rule(
         "compares the lists that commands read with the journal that proves them", "contracts kernel store"
@@ -109,19 +148,31 @@ RULES = {
     ),
     "operations": _rule(
         "what an owner can do, for every door",
-        "__init__ app audit backup contracts doctor erasure ledger models packages",
+        "__init__ app approvals audit backup contracts doctor erasure ids installed ledger models packages poison"
+        " policy policy_replay quarantine tracing sandbox_run",
     ),
     "server": _rule(
         "the composition of what `loket up` starts: a system, its operations, and the gateway in front of them",
         "app contracts durable gateway home operations retention schemas store",
     ),
+    "poison": _rule("what derives from a source, and what was exposed to it", "contracts kernel store"),
+    "quarantine": _rule(
+        "takes back what a source left in the stores, and gives it back",
+        "contracts poison providers store",
+        "apsw",
+    ),
+    "tracing": _rule(
+        "spans are made of the public facts of journal rows; what exports them is imported where that is on",
+        "__init__ contracts ids",
+        "opentelemetry",
+    ),
     "documents": _rule("documents that are derived from code", "config contracts"),
     "evaluation": _rule("measures the brain as it is, without a kernel around it", "contracts providers store"),
     "bench": _rule(
         "measures every part as it is, and plain SQLite and tools of the usual kinds beside it",
-        "__init__ app config contracts delegation gateway home ids kernel operations packages policy providers"
-        " sandbox schemas store testing",
-        "apsw httpx2 mcp",
+        "__init__ app config contracts delegation filter findings gateway home ids installed kernel labelling"
+        " operations orchestrator packages planning policy provenance providers sandbox schemas store testing",
+        "agentdojo apsw httpx2 mcp",
     ),
 }
 
@@ -132,6 +183,7 @@ FAMILIES = {
     "fs": _rule("an agent's own folder, and rows about it on the connection that the store owns", libraries="apsw"),
     "net": _rule("the network through one client, imported at the first request", libraries="httpx2"),
     "kv": _rule("values live beside the brain, on the same connection", libraries="apsw"),
+    "plan": _rule("saved plans live beside the brain; running them goes through a protocol", libraries="apsw"),
     "llm": _rule(
         "endpoints through the client (and the errors of its transport), the embedded model in a worker",
         libraries="openai httpx2 xllamacpp",
@@ -296,7 +348,7 @@ def test_the_contracts_are_imported_by_their_public_face() -> None:
     assert not [str(found) for found in inside if set(found.name.split(".")[2:3]) & private]
 
 
-_CATALOGUE = ("catalogue", "catalogue_tools", "shapes")
+_CATALOGUE = ("catalogue", "catalogue_plan", "catalogue_tools", "shapes")
 """The catalogue's own files: data, not part of the public face."""
 
 

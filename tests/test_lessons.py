@@ -144,7 +144,7 @@ async def _no_loops(home: Home) -> None:
         start = next(iter(system.journal.rows(ours[0]["id"])))
         assert start.meta["principal"] == "host:lessons"
         rules = {row.meta["rules"][0] for run in ours for row in system.journal.rows(run["id"]) if "rules" in row.meta}
-        assert rules == {"plain.host"}
+        assert rules == {"default.host"}
 
 
 def test_calls_of_the_owner_teach_nothing_and_lessons_teach_nothing(home: Home) -> None:

@@ -112,6 +112,51 @@ def test_the_same_capability_twice_is_an_error(tmp_path: Path) -> None:
     assert 'names "kv.get" twice' in error.message
 
 
+CONTEXT = """
+[[context]]
+name = "places"
+effect = "read"
+summary = "Where it was asked about"
+allows = { "kv.get" = { prefixes = ["place/"] } }
+"""
+
+
+def test_a_context_names_capabilities_with_their_constraints(tmp_path: Path) -> None:
+    """It is called by effect and name, so the same name may stand for reading and for changing."""
+    both = WEATHER + CONTEXT + CONTEXT.replace('"read"', '"private"')
+    contexts = load(tmp_path, both).contexts
+    assert [context.id for context in contexts] == ["read:places", "private:places"]
+    assert contexts[0].allows == {"kv.get": {"prefixes": ["place/"]}}
+    assert 'names "read:places" twice' in refused(tmp_path, WEATHER + CONTEXT + CONTEXT).message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said", "remedy"),
+    [
+        (
+            '"kv.get" =',
+            '"kv.list" =',
+            "allows kv.list, and the module does not ask for it",
+            '[[capability]] name = "kv',
+        ),
+        ('"kv.get" =', '"kv.set" =', 'is "read", and kv.set has the effect "modify"', 'effect = "modify"'),
+        ('"kv.get" =', '"agent.ask" =', "has other modules do the work", "leave it out"),
+        ('"kv.get" =', '"message.send" =', "has other modules do the work", "leave it out"),
+        ('{ prefixes = ["place/"] }', '["place/"]', "is no table of constraints", '"kv.get" = {}'),
+        ('name = "places"', 'name = "Places"', '"name" is "Places"', "inventory_data"),
+        ("summary", "sumary", '"summary" is missing', "summary = "),
+        ("allows", "grants", '"grants" is no key', "known here"),
+    ],
+)
+def test_a_context_that_says_more_than_its_effect_is_an_error(
+    tmp_path: Path, old: str, new: str, said: str, remedy: str
+) -> None:
+    """What an owner reads on the command line, `read:places`, is what a module gets."""
+    error = refused(tmp_path, WEATHER + CONTEXT.replace(old, new, 1))
+    assert said in error.message
+    assert remedy in (error.remedy or "")
+
+
 def test_other_capabilities_can_be_known(tmp_path: Path) -> None:
     """A system with more capabilities than the stock ones passes their names."""
     (tmp_path / "loket.toml").write_text(WEATHER.replace("kv.get", "net.fetch"), encoding="utf-8")

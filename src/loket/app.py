@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from loket.approvals import OwnerApprovals
 from loket.confidential import Confidential
 from loket.config import Config, load_config
 from loket.contracts import (
@@ -27,6 +28,7 @@ from loket.contracts import (
 from loket.contracts.catalogue import STOCK
 from loket.delegation import Delegation, ending_of
 from loket.erasure import Eraser
+from loket.findings import Findings
 from loket.home import Home, hold
 from loket.ids import new_id
 from loket.installed import Installed
@@ -37,12 +39,11 @@ from loket.kernel.journal import Journal
 from loket.kernel.quotas import Daily, Quotas
 from loket.kernel.registry import Registry
 from loket.kernel.state import RunState
-from loket.kernel.tokens import HmacTokens
 from loket.labelling import Labelling
 from loket.leaving import Leaving
 from loket.lessons import Lessons
 from loket.marking import Marking
-from loket.policy import PlainPolicy
+from loket.policy import HomePolicy, generate_rule, narrower
 from loket.providers.agents import AgentsProvider
 from loket.providers.brain import BrainProvider
 from loket.providers.brain_schema import BRAIN_MIGRATIONS
@@ -56,12 +57,15 @@ from loket.providers.message import MessageProvider
 from loket.providers.net import NetProvider
 from loket.providers.vault import FileVault
 from loket.replay import Replayer
+from loket.roles import Users
 from loket.sandbox import WasmSandbox
 from loket.schemas import compile_check
 from loket.store.agents import AgentDatabases
 from loket.store.bus import Bus
 from loket.store.kernel import KernelDatabase, request_of
 from loket.store.proposals import Proposals
+from loket.store.users import UserTable
+from loket.tokens import BiscuitTokens
 
 AGENT_MIGRATIONS = (
     *BRAIN_MIGRATIONS,
@@ -138,7 +142,7 @@ class Loket:
             sandbox=self.sandbox,
             now=now,
         )
-        tokens = HmacTokens(now)
+        tokens = BiscuitTokens(now)
         self.leaving = Leaving(
             config.redaction,
             vault_values=vault.values,
@@ -147,16 +151,32 @@ class Loket:
             cloud=lambda: _leaves(llm),
             on_leak=self._leaked,
         )
-        labelling = Labelling(marker=Marking(Confidential(config.confidential)))
+        self.users = Users(UserTable(home.users, vfs), now)
+        self.policy = HomePolicy(home.policies, self.registry.all, members=self.users.standing, now=now)
+        self.approvals = OwnerApprovals(
+            self.database.approvals,
+            self.journal,
+            capability=lambda name: self.registry.find(name).capability,
+            rule=generate_rule,
+            narrower=narrower,
+            save_rule=self.policy.save_rule,
+            now=now,
+            timeout_s=config.approval_timeout_h * 3600,
+            headless=config.approval_headless == "deny",
+            most_open=config.approval_open,
+        )
+        findings = Findings(self.registry, self.grants, endorsed=self.approvals.endorsed)
+        labelling = Labelling(findings, Marking(Confidential(config.confidential)), findings.wants)
         self.counter = Counter(
             registry=self.registry,
             grants=self.grants,
-            policy=policy or PlainPolicy(),
+            policy=policy or self.policy,
             labeller=labelling,
             tokens=tokens,
             quotas=Quotas(self._today, self.database.used, Daily(config.tokens_per_day, config.money_per_day)),
             journal=self.journal,
             obligations=self.leaving.obligations(),
+            approvals=self.approvals,
             now=now,
         )
         self.engine = Engine(
@@ -260,6 +280,7 @@ class Loket:
         self.brains.close()
         self.bus.close()
         self.proposals.close()
+        self.users.close()
         self.database.close()
 
     # Messages and calls
@@ -335,8 +356,20 @@ class Loket:
         words: str = "",
     ) -> RunRequest:
         run, now = new_id(self.now()), self.now()
-        labels = (str(OWNER),)
-        return RunRequest(run, run, agent, principal, module, conversation, operation, args, labels, now, words=words)
+        return RunRequest(
+            id=run,
+            root=run,
+            agent=agent,
+            principal=principal,
+            module=module,
+            conversation=conversation,
+            operation=operation,
+            args=args,
+            labels=(str(OWNER),),
+            accepted=now,
+            words=words,
+            rights=self.grants.rights(module) if module is not None else None,
+        )
 
     async def finished(self, run: str) -> Ending:
         """Wait for the end of a run, unfinished or not. Raises `BadInput` where there is no such run."""

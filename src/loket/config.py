@@ -4,7 +4,7 @@ import difflib
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,16 @@ SETTINGS = (
     Setting("server.workers", int, 4, "threads that run modules at the same time", 1),
     Setting("limits.tokens_per_day", int, None, "model tokens of all agents in a day (UTC); no bound if left out"),
     Setting("limits.money_per_day", float, None, "US dollars of all agents in a day (UTC); no bound if left out"),
+    Setting("limits.calls_per_minute", int, None, "calls in any minute; no bound if left out", 1),
+    Setting("limits.calls_per_hour", int, None, "calls in any hour; no bound if left out", 1),
+    Setting("limits.calls_per_day", int, None, "calls in a day (UTC); no bound if left out", 1),
+    Setting("limits.mb_per_day", float, None, "MiB of arguments and answers in a day (UTC); no bound if left out"),
+    Setting("limits.cpu_s_per_day", float, None, "seconds that modules compute in a day (UTC); no bound if left out"),
+    Setting("limits.runs", int, None, "runs that are unfinished at the same time; no bound if left out", 1),
+    Setting("limits.run_wall_s", float, None, "seconds from a run's start to its end; no bound if left out", 1),
+    Setting("limits.run_cpu_s", float, None, "seconds that a run computes, all its segments; no bound if left out"),
+    Setting("limits.run_mb", float, None, "MiB of arguments and answers of one run; no bound if left out"),
+    Setting("limits.repeats", int, 5, "times that the same call may fail in a row before its run ends", 2),
     Setting("limits.open_brains", int, 64, "brains that are open at the same time", 1),
     Setting("vault.keyring", bool, False, "keep the master key in the system's keyring", field="vault_keyring"),
     Setting("brains.encrypted", bool, False, "encrypt what agents remember at rest", field="brains_encrypted"),
@@ -53,6 +63,11 @@ SETTINGS = (
 )
 
 _BY_KEY = {setting.key: setting for setting in SETTINGS}
+
+_NO_BOUND = ("limits.open_brains", "limits.repeats")
+_BOUNDS = frozenset(s.name for s in SETTINGS if s.key.startswith("limits.") and s.key not in _NO_BOUND)
+HOLDERS = ("agents", "principals", "roles")
+"""Whom a bound can be set for beside all together: the tables below `[limits]`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +88,18 @@ class Config:
     approval_timeout_h: float = 72
     approval_headless: str = "ask"
     approval_open: int = 100
+    repeats: int = 5
     models: Mapping[str, Any] = field(default_factory=dict)
     retention: Mapping[str, int] = field(default_factory=dict)
     redaction: Mapping[str, Any] = field(default_factory=dict)
     confidential: Mapping[str, Any] = field(default_factory=dict)
+    bounds: Mapping[str, float] = field(default_factory=dict)
+    """What `[limits]` bounds for all together beside tokens and money, by setting."""
+    bounds_of: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    """What the tables below it bound: by `HOLDERS`, by name, by setting."""
+
+
+_FIELDS = frozenset(one.name for one in fields(Config))
 
 
 def load_config(path: Path) -> Config:
@@ -98,10 +121,44 @@ def load_config(path: Path) -> Config:
         if section == "retention":
             values["retention"] = _retention(_table(content, section), path)
             continue
+        if section == "limits":
+            values |= _limits(_table(content, section), path)
+            continue
         for name, value in _table(content, section).items():
             setting = _known(f"{section}.{name}", path)
             values[setting.name] = _checked(setting, value, path)
     return Config(**values)
+
+
+def _limits(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """What `[limits]` sets, and the tables below it."""
+    values: dict[str, Any] = {}
+    bounds: dict[str, float] = {}
+    bounds_of: dict[str, dict[str, dict[str, float]]] = {}
+    for name, value in content.items():
+        if name in HOLDERS:
+            inner = _table(value, f"limits.{name}")
+            bounds_of[name] = {who: _bounds(one, f"{name}.{who}", path) for who, one in inner.items()}
+            continue
+        setting = _known(f"limits.{name}", path)
+        checked = _checked(setting, value, path)
+        (values if setting.name in _FIELDS else bounds)[setting.name] = checked
+    return {**values, "bounds": bounds, "bounds_of": bounds_of}
+
+
+def _bounds(content: Any, holder: str, path: Path) -> dict[str, float]:
+    """What a table below `[limits]` sets: any setting of `[limits]` that bounds something."""
+    bounds: dict[str, float] = {}
+    for name, value in _table(content, f"limits.{holder}").items():
+        setting = _known(f"limits.{name}", path)
+        if setting.name not in _BOUNDS:
+            raise BadInput(
+                "config.unknown",
+                f"{path} sets {name} under [limits.{holder}], and that is one for all",
+                f"write it under [limits]; a table below takes {', '.join(sorted(_BOUNDS))}",
+            )
+        bounds[name] = _checked(replace(setting, key=f"limits.{holder}.{name}"), value, path)
+    return bounds
 
 
 def _table(content: Any, section: str) -> Mapping[str, Any]:

@@ -259,6 +259,7 @@ class Delegation:
             accepted=self._now(),
             parent=sender.id,
             depth=sender.depth + 1,
+            rights=self._grants.rights(ref),
             words=sender.words,
         )
 

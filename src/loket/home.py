@@ -53,6 +53,16 @@ class Home:
         return self.root / "brains"
 
     @property
+    def policies(self) -> Path:
+        """Files of rules, `*.cedar`."""
+        return self.root / "policies"
+
+    @property
+    def users(self) -> Path:
+        """Users and roles."""
+        return self.root / "users.db"
+
+    @property
     def files(self) -> Path:
         return self.root / "files"
 

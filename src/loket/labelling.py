@@ -44,14 +44,16 @@ _SHORTEST = 3
 
 
 class Labelling:
-    """A `Labeller`. `judge` and `marker` find out more; both are pure functions of what they get."""
+    """A `Labeller`. `judge` and `marker` find out more; `looks` says which calls `judge` has to see."""
 
     def __init__(
         self,
         judge: Judge = lambda _run, _capability, _args: {},
         marker: Marker = lambda _call, _capability, _answer: (),
+        looks: Callable[[Capability], bool] = lambda capability: bool(capability.critical),
     ) -> None:
         self._judge = judge
+        self._looks = looks
         self._marker = marker
 
     def of_call(
@@ -64,7 +66,7 @@ class Labelling:
         for name, value in given.items():
             if name in args:
                 labels |= _argument(name, value, sources, fixed)
-        findings = self._judge(run, capability, args) if capability.critical else {}
+        findings = self._judge(run, capability, args) if self._looks(capability) else {}
         return Facts(labels, findings)
 
     def of_answer(self, call: Call, capability: Capability, answer: Answer) -> Labels:

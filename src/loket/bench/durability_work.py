@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from loket.app import Loket, running
-from loket.installed import LOCAL_PUBLISHER
 from loket.bench.place import LIMITS, check
 from loket.bench.server import use_model
 from loket.contracts import Failed, LoketError
 from loket.home import Home
+from loket.installed import LOCAL_PUBLISHER
 from loket.testing.model_server import Reply, Request
 
 AGENTS = ("north", "east", "south")

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loket.app import Loket, running
-from loket.installed import LOCAL_PUBLISHER
 from loket.contracts import Ending, Failed, Json, Limits, Principal, Provider, RunRequest, RunStatus
 from loket.home import Home
 from loket.ids import new_id
+from loket.installed import LOCAL_PUBLISHER
 
 CALLS = 100_000
 """Calls that a run of a benchmark's agent may make."""

@@ -23,8 +23,11 @@ OnEvent: TypeAlias = Callable[[dict[str, Any]], None]
 _BUSY_S = 20.0
 """Seconds to wait for another command that holds the home."""
 
-RESUMING = frozenset({"ask", "runs.stop", "runs.settle"})
+RESUMING = frozenset({"ask", "approvals.decide", "approvals.follow", "runs.stop", "runs.settle"})
 """Operations that go on with unfinished runs where no server does; all others only look, or change something else."""
+
+_FINISHING = frozenset({"ask", "approvals.decide", "approvals.follow"})
+"""Of these, those after which what is unfinished gets the time to come to its end."""
 
 _OTHERS_S = 60.0
 """Seconds to wait for runs that a question found unfinished."""
@@ -88,7 +91,7 @@ def _local(where: Home, name: str, args: dict[str, Any], on_event: OnEvent | Non
     async def work() -> Any:
         async with running(where, resume=name in RESUMING) as system:
             result = await Operations(system).perform(name, args, on_event or _ignore)
-            if name == "ask":
+            if name in _FINISHING:
                 await system.lessons.settled()
                 await _finish_others(system)
             return result

@@ -15,11 +15,38 @@ _CUT = " ..."
 def show_run(run: Mapping[str, Any], *, full: bool) -> None:
     """Print a run as `runs.show` gives it: what it is, then each of its rows. Values are cut unless `full`."""
     show.pairs(_facts(run, full=full))
+    for one in run["approvals"]:
+        show.say()
+        show.say(f"waits for you: {one['capability']} (loket approvals show {one['id']})")
     for row in run["rows"]:
         show.say()
         show.say("  ".join(_heading(row)).rstrip())
         for name, text in _said(row):
             show.say(f"    {name:<10}{_cut(text, full=full)}")
+
+
+def show_trace(found: Mapping[str, Any]) -> None:
+    """Print a trace as `runs.trace` gives it: a line a span, indented below its parent, with who decided."""
+    spans = found["spans"]
+    show.pairs([("trace", found["trace"]), ("root", found["root"]), ("runs", len(found["runs"]))])
+    show.say()
+    began = min((span["start"] for span in spans), default=0.0)
+    depths: dict[str, int] = {}
+    for span in spans:
+        depth = depths[span["id"]] = depths.get(span.get("parent", ""), -1) + 1
+        took = f"{(span['end'] - span['start']) * 1000:10.1f} ms" if "end" in span else f"{'goes on':>13}"
+        name = "  " * depth + span["name"]
+        show.say("  ".join([f"{(span['start'] - began) * 1000:10.1f}", took, name, *_marks(span)]))
+
+
+def _marks(span: Mapping[str, Any]) -> Iterator[str]:
+    """What is worth knowing of a span beside its times."""
+    for event in span.get("events", ()):
+        decided = event["attributes"]
+        yield f"{decided['loket.decision']} by {', '.join(decided['loket.rules'])}"
+    for link in span.get("links", ()):
+        yield f"asked for by trace {link['trace']}"
+    yield from [span["error"]] if "error" in span else []
 
 
 def _facts(run: Mapping[str, Any], *, full: bool) -> Iterator[tuple[str, Any]]:

@@ -9,6 +9,7 @@ import typer
 from loket import __version__
 from loket.cli import (
     account,
+    approvals,
     audit,
     backup,
     bench,
@@ -18,12 +19,18 @@ from loket.cli import (
     doctor,
     erase,
     lessons,
+    limits,
     models,
     modules,
+    plans,
+    poison,
+    policy,
     runs,
     server,
     show,
     talk,
+    tools,
+    users,
     vault,
 )
 from loket.contracts import BadInput, LoketError
@@ -31,7 +38,7 @@ from loket.contracts import BadInput, LoketError
 app = typer.Typer(
     name="loket",
     help="A local-first operating system for AI agents. Every ability passes one counter.\n\n"
-    "Exit codes: 0 done, 1 the work failed, 2 wrong usage, 3 refused.",
+    "Exit codes: 0 done, 1 the work failed, 2 wrong usage, 3 refused, 4 the run waits for you.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -41,16 +48,23 @@ app = typer.Typer(
 server.add_to(app)
 talk.add_to(app)
 modules.add_to(app)
+tools.add_to(app)
 models.add_to(app)
 erase.add_to(app)
+poison.add_to(app)
 lessons.add_to(app)
 vault.add_to(app)
+policy.add_to(app)
+users.add_to(app)
 account.add_to(app)
 backup.add_to(app)
 doctor.add_to(app)
 bench.add_to(app)
 app.add_typer(runs.app, name="runs")
+app.add_typer(limits.app, name="limits")
+app.add_typer(plans.app, name="plans")
 app.add_typer(audit.app, name="audit")
+app.add_typer(approvals.app, name="approvals")
 app.add_typer(bus.app, name="subscriptions")
 app.command("brain", epilog='Example: loket brain main search "sister"')(brain.brain)
 

@@ -48,9 +48,16 @@ def _status(run: dict[str, Any]) -> str:
 def show_(
     run: RunId,
     full: Annotated[bool, typer.Option("--full", help="Values as long as they are.")] = False,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Its trace instead: what took how long, and who decided.")
+    ] = False,
     json_: show.JsonFlag = False,
 ) -> None:
-    """Show a run with each of its journal rows."""
+    """Show a run with each of its journal rows, or the trace that it belongs to."""
+    if trace:
+        found = client.perform("runs.trace", run=run)
+        show.as_json(found) if json_ else journal.show_trace(found)
+        return
     result = client.perform("runs.show", run=run)
     show.as_json(result) if json_ else journal.show_run(result, full=full)
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeAlias
 import typer
 
 from loket import __version__
-from loket.cli import client, show
+from loket.cli import approvals, client, show
 from loket.cli.arguments import Agent, agent_ids
 from loket.contracts import LoketError
 from loket.home import Home
@@ -31,7 +31,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 class _Printer:
-    """Prints what a run does while it happens: pieces of the answer as they come. Keeps the run's id."""
+    """Prints what a run does while it happens: pieces of the answer as they come. Keeps the run's id.
+
+    Raises `approvals.Waits` where the run asks the owner.
+    """
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
@@ -41,6 +44,8 @@ class _Printer:
     def __call__(self, event: dict[str, Any]) -> None:
         if event["type"] == "accepted":
             self.run = event["run"]
+        elif event["type"] == "asking" and "approval" in event:
+            raise approvals.Waits(event["run"])
         elif event["type"] == "asking":
             sys.stderr.write(f"The run waits for you: loket runs settle {event['run']} --happened | --not\n")
         elif not self._quiet:
@@ -73,7 +78,13 @@ def ask(
     """Send a message to an agent and print its answer."""
     printer = _Printer(quiet=json_ or not sys.stdout.isatty())
     said = sys.stdin.read() if text == "-" else text
-    result = client.perform("ask", printer, agent=agent, text=said, conversation=conversation, message=message)
+    args = {"agent": agent, "text": said, "conversation": conversation, "message": message}
+    try:
+        result = approvals.through(printer, here=not json_, **args)
+    except approvals.Waits as waits:
+        if json_:
+            show.as_json(approvals.waiting(waits.run))
+        raise typer.Exit(approvals.WAITING) from None
     if json_:
         show.as_json(result)
     else:
@@ -115,7 +126,10 @@ def _answer(agent: str, text: str, conversation: str, *, as_object: bool) -> Non
         sys.stdout.write(f"{agent}> ")
         sys.stdout.flush()
     try:
-        result = client.perform("ask", printer, agent=agent, text=text, conversation=conversation)
+        result = approvals.through(printer, here=not as_object, agent=agent, text=text, conversation=conversation)
+    except approvals.Waits as waits:
+        if as_object:
+            show.say(json.dumps(approvals.waiting(waits.run), ensure_ascii=False))
     except KeyboardInterrupt:
         _stopped_waiting(printer.run)
     except LoketError as error:

@@ -50,6 +50,7 @@ from loket.contracts.protocols import (
     Suspended,
     Tokens,
 )
+from loket.contracts.records import NO_DATA, TYPES, ArgType, Data, Rows
 from loket.contracts.run import (
     OWNER,
     WITHDRAW,
@@ -74,18 +75,22 @@ from loket.contracts.run import (
 )
 
 __all__ = [
+    "NO_DATA",
     "OWNER",
     "SCHEME_PORTS",
+    "TYPES",
     "WITHDRAW",
     "AgentStore",
     "Answer",
     "Approvals",
+    "ArgType",
     "Asked",
     "BadInput",
     "Call",
     "Capability",
     "Constraint",
     "Damaged",
+    "Data",
     "Decision",
     "Delegate",
     "Effect",
@@ -122,6 +127,7 @@ __all__ = [
     "Row",
     "RowKind",
     "RowStore",
+    "Rows",
     "RunEnded",
     "RunRequest",
     "RunStatus",

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from loket.contracts.records import NO_DATA, Data
+
 
 class Effect(StrEnum):
     """What a call does to the world. `read` and `private` change nothing; all others are effects."""
@@ -96,6 +98,8 @@ class Capability:
     answer_kb: int = 1024
     waits: bool = False
     side: bool = False
+    data: Data = NO_DATA
+    """What its critical arguments mean, and which records stand in its answers."""
     examples: tuple[Mapping[str, Any], ...] = field(default=())
 
     def widened(self, held: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from loket.contracts.capability import Capability, Constraint, Effect, OnUncertain
 from loket.contracts.catalogue_tools import TOOLS
+from loket.contracts.records import ArgType, Data, Rows
 from loket.contracts.shapes import Schema, closed, words
 
 KINDS = ["episode", "fact", "correction", "lesson", "procedure"]
@@ -87,6 +88,21 @@ KEY = {"type": "string", "minLength": 1, "maxLength": 512, "description": "key, 
 
 PREFIXES = (Constraint("prefixes", "key"),)
 
+MEMORIES = Rows(
+    "memory",
+    "memories[]",
+    id="id",
+    minted={"created": "date"},
+    text={"text": "speaker"},
+    keys=("subject", "key", "text"),
+    maker="labels",
+    nouns=("memory", "memories"),
+)
+"""A memory is the owner's own where its labels say nothing but `owner`."""
+
+A_MEMORY = Data(types={"id": ArgType("object", kind="memory")})
+A_KEY = Data(types={"key": ArgType("text", lenient=True)})
+
 STOCK: tuple[Capability, ...] = (
     Capability(
         id="brain.add",
@@ -117,6 +133,7 @@ STOCK: tuple[Capability, ...] = (
         ),
         answer=closed({"memories": {"type": "array", "items": MEMORY}}, "memories"),
         examples=({"query": "sister", "limit": 5},),
+        data=Data(rows=(MEMORIES,), listing={"query": "", "limit": 200}),
     ),
     Capability(
         id="brain.correct",
@@ -125,6 +142,7 @@ STOCK: tuple[Capability, ...] = (
         arguments=closed({"id": MEMORY_ID, "text": words(20_000), "gist": words(2_000)}, "id", "text"),
         answer=closed({"id": MEMORY_ID, "replaced": MEMORY_ID}, "id", "replaced"),
         critical=("id",),
+        data=A_MEMORY,
         on_uncertain=OnUncertain.DEDUPE,
         examples=({"id": 7, "text": "Ana lives in Utrecht now"},),
     ),
@@ -135,6 +153,7 @@ STOCK: tuple[Capability, ...] = (
         arguments=closed({"id": MEMORY_ID}, "id"),
         answer=closed({"forgotten": {"type": "array", "items": MEMORY_ID}}, "forgotten"),
         critical=("id",),
+        data=A_MEMORY,
         on_uncertain=OnUncertain.DEDUPE,
         examples=({"id": 7},),
     ),
@@ -295,6 +314,7 @@ STOCK: tuple[Capability, ...] = (
         arguments=closed({"key": KEY, "value": {"description": "any JSON value"}}, "key", "value"),
         answer=closed({}),
         critical=("key",),
+        data=A_KEY,
         on_uncertain=OnUncertain.DEDUPE,
         constraints=PREFIXES,
         examples=({"key": "last-visit", "value": {"day": "2026-11-21"}},),
@@ -306,6 +326,7 @@ STOCK: tuple[Capability, ...] = (
         arguments=closed({"key": KEY}, "key"),
         answer=closed({"existed": {"type": "boolean"}}, "existed"),
         critical=("key",),
+        data=A_KEY,
         on_uncertain=OnUncertain.DEDUPE,
         constraints=PREFIXES,
         examples=({"key": "last-visit"},),

@@ -1,6 +1,7 @@
 """The catalogue's tools: files, the network, and what modules say to each other."""
 
 from loket.contracts.capability import Capability, Constraint, Effect, Match, OnUncertain
+from loket.contracts.records import ArgType, Data, Rows
 from loket.contracts.shapes import Schema, closed, words
 
 PATH: Schema = words(1_024, about="relative to the agent's own folder, with slashes: notes/today.md")
@@ -15,6 +16,11 @@ HOSTS = (
     Constraint("private", "url", Match.PROVIDER, owner_only=True),
     Constraint("secrets", "headers", Match.PROVIDER, owner_only=True),
 )
+
+TEXT_FILE = Rows("text", minted={"path": "path"}, text={"text": ""}, keys=("path",), bind={"path": "path"})
+WEB_PAGE = Rows("page", minted={"url": "url"}, text={"text": ""}, keys=("url",), bind={"url": "url"})
+AN_AGENT = Data(types={"agent": ArgType("name", kind="agent")})
+A_TOPIC = Data(types={"topic": ArgType("name", kind="topic")})
 
 TOPIC = {
     "type": "string",
@@ -52,6 +58,7 @@ TOOLS: tuple[Capability, ...] = (
         constraints=PATHS,
         answer_kb=8 * FILE_KB,
         examples=({"path": "notes/today.md"},),
+        data=Data(types={"path": ArgType("path")}, rows=(TEXT_FILE,)),
     ),
     Capability(
         id="fs.write",
@@ -60,6 +67,7 @@ TOOLS: tuple[Capability, ...] = (
         arguments=closed({"path": PATH, "text": words(FILE_KB << 10, least=0)}, "path", "text"),
         answer=closed({"size": {"type": "integer", "minimum": 0, "description": "bytes written"}}, "size"),
         critical=("path",),
+        data=Data(types={"path": ArgType("path", lenient=True)}),
         constraints=PATHS,
         on_uncertain=OnUncertain.DEDUPE,
         args_kb=8 * FILE_KB,
@@ -134,6 +142,7 @@ TOOLS: tuple[Capability, ...] = (
             "truncated",
         ),
         critical=("url",),
+        data=Data(types={"url": ArgType("url")}, rows=(WEB_PAGE,)),
         constraints=HOSTS,
         timeout_s=65.0,
         answer_kb=16 * 1024,
@@ -155,6 +164,7 @@ TOOLS: tuple[Capability, ...] = (
         ),
         answer=closed({"text": {"type": "string"}, "run": {"type": "string"}}, "text", "run"),
         critical=("agent",),
+        data=AN_AGENT,
         constraints=(Constraint("agents", "agent", Match.EXACT),),
         on_uncertain=OnUncertain.DEDUPE,
         timeout_s=3_660.0,
@@ -168,6 +178,7 @@ TOOLS: tuple[Capability, ...] = (
         arguments=closed({"agent": AGENT, "text": TEXT}, "agent", "text"),
         answer=closed({"run": {"type": "string", "description": "the run that answers it"}}, "run"),
         critical=("agent",),
+        data=AN_AGENT,
         constraints=(Constraint("agents", "agent", Match.EXACT),),
         on_uncertain=OnUncertain.DEDUPE,
         waits=True,
@@ -180,6 +191,7 @@ TOOLS: tuple[Capability, ...] = (
         arguments=closed({"topic": TOPIC, "text": TEXT}, "topic", "text"),
         answer=closed({"delivered": {"type": "array", "items": AGENT, "description": "who got it"}}, "delivered"),
         critical=("topic",),
+        data=A_TOPIC,
         constraints=(Constraint("topics", "topic"),),
         on_uncertain=OnUncertain.DEDUPE,
         waits=True,
@@ -192,6 +204,7 @@ TOOLS: tuple[Capability, ...] = (
         arguments=closed({"topic": TOPIC}, "topic"),
         answer=closed({"topics": {"type": "array", "items": {"type": "string"}}}, "topics"),
         critical=("topic",),
+        data=A_TOPIC,
         constraints=(Constraint("topics", "topic"),),
         on_uncertain=OnUncertain.DEDUPE,
         examples=({"topic": "weather/"},),
@@ -203,6 +216,7 @@ TOOLS: tuple[Capability, ...] = (
         arguments=closed({"topic": TOPIC}, "topic"),
         answer=closed({"topics": {"type": "array", "items": {"type": "string"}}}, "topics"),
         critical=("topic",),
+        data=A_TOPIC,
         constraints=(Constraint("topics", "topic"),),
         on_uncertain=OnUncertain.DEDUPE,
         examples=({"topic": "weather/"},),

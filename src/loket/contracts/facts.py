@@ -10,16 +10,16 @@ from loket.contracts.run import Decision, Json, Labels, Principal, Recorded, Run
 
 
 class Origin(StrEnum):
-    """Where the value of a critical argument comes from. All but `UNTRUSTED` are within what the owner asked for."""
+    """Where the value of a critical argument comes from, best first. All but the last are within what was asked for."""
 
     NAMED = "named"
     """The owner's own words say it."""
-    SELECTED = "selected"
-    """A service-minted field of the one record that the owner's words single out, found by a clean read."""
     TRUSTED = "trusted"
-    """The module's package, a memory that the owner approved, or the contact list."""
+    """The owner granted or approved it, or it is the owner's own."""
+    SELECTED = "selected"
+    """A service-minted field of a record that the owner's words single out, found by a clean read."""
     BOUNDED = "bounded"
-    """Harmless by its type: a boolean, one of a few words, a number in a declared range."""
+    """Its type leaves no harmful choice: absent, a boolean, one of a few words, a number in a declared range."""
     UNTRUSTED = "untrusted"
     """Anything else: somebody else's text, or what the module made up."""
 
@@ -30,6 +30,10 @@ class Finding:
 
     origin: Origin
     why: str
+
+    @property
+    def good(self) -> bool:
+        return self.origin is not Origin.UNTRUSTED
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,8 @@ class Tokens(Protocol):
 
     def mint(self, request: RunRequest, lifetime_s: float) -> Token: ...
 
-    def check(self, token: Token) -> None: ...
+    def check(self, token: Token, run: str | None = None) -> None:
+        """`run`: the run that shows it, where that is known."""
 
     def rights(self, token: Token) -> Mapping[str, Mapping[str, Json]] | None:
         """Capabilities and their constraints that a checked token allows; None where it narrows nothing."""

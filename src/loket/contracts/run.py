@@ -80,11 +80,6 @@ class Token:
     expires: float
     data: bytes
 
-    @property
-    def mac(self) -> bytes:
-        """The same as `data`."""
-        return self.data
-
 
 class RunStatus(StrEnum):
     """Where a run is. `ACCEPTED`, `RUNNING` and `WAITING` are unfinished; the others are final."""

@@ -21,6 +21,8 @@ class Busy(Refusal):
 STATUSES: Mapping[str, int] = {
     "account.exists": 409,
     "account.none": 409,
+    "approval.ambiguous": 409,
+    "approval.closed": 409,
     "brain.unknown": 404,
     "gateway.body": 400,
     "gateway.session": 401,

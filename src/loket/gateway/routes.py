@@ -1,9 +1,13 @@
 """The table of routes: requests are checked by it, and `/openapi.json` is made from it."""
 
+import contextlib
+import json
+
 from starlette.responses import Response, StreamingResponse
 
 from loket.contracts import BadInput, Failed, from_dict
 from loket.gateway import account_routes as account
+from loket.gateway import approval_routes as approval
 from loket.gateway import shapes
 from loket.gateway.access import Access
 from loket.gateway.endpoint import Asked, Endpoint, Services, answered, through, unheard
@@ -63,9 +67,18 @@ async def _send(services: Services, asked: Asked) -> Response:
         )
     if "text/event-stream" not in asked.request.headers.get("accept", ""):
         sent = await services.perform("messages.send", asked.args, unheard)
+        await _linked(services, asked, sent["run"])
         return answered(sent, 202, {"Location": f"/v1/runs/{sent['run']}"})
     work = services.start(Work(services.perform, "messages.send", {**asked.args, "watch": True}))
     return await _streamed(services, asked, work, looks=False)
+
+
+async def _linked(services: Services, asked: Asked, run: str) -> None:
+    """Note from which trace a message came; a header that names none is passed over, as its standard wants."""
+    given = asked.request.headers.get("traceparent", "")
+    if given:
+        with contextlib.suppress(BadInput):
+            await services.perform("runs.link", {"run": run, "traceparent": given}, unheard)
 
 
 async def _watch(services: Services, asked: Asked) -> Response:
@@ -80,6 +93,8 @@ async def _streamed(services: Services, asked: Asked, work: Work, *, looks: bool
     first = await work.mailbox.get()
     if work.error is not None and (first is None or first[1] == "error"):
         raise work.error
+    if first is not None and first[1] == "accepted":
+        await _linked(services, asked, json.loads(first[2])["run"])
     visitor = asked.visitor
     if first is None or visitor is None:
         raise Failed("gateway.stopping", "the server stops", "loket up, then try again", blame="owner")
@@ -282,6 +297,7 @@ ROUTES = (
         answers={200: shapes.REVOKED},
         errors=(404,),
     ),
+    *approval.ROUTES,
     Endpoint(
         "GET",
         "/v1/status",

@@ -115,9 +115,9 @@ class Counter:
         if not run.live:
             return again.answer(run, capability, args, self._side_check(capability), self._now)
         started = time.perf_counter()
-        run.facts, run.policy = None, ""
+        run.facts, run.policy, run.lease = None, "", ()
         try:
-            self._tokens.check(run.token)  # 1. identify
+            self._tokens.check(run.token, run.request.id)  # 1. identify
             prepared = self._prepare(run, capability, args)  # 2. decode, 3. grant, 4. decide
             if prepared.entry.capability.side:
                 return sides.answer(run, prepared.entry.capability.id, dict(prepared.args), prepared.text, self._now)
@@ -210,7 +210,7 @@ class Counter:
             )
         narrowed = rights[capability.id]
         if narrowed != grant.constraints:
-            keep(capability, f"{grant.module} when the run began", narrowed, args)
+            _keep_narrowed(capability, grant.module, narrowed, args)
 
     def _decide(self, run: RunState, question: Question) -> Decision:
         """The policy's decision; a policy that fails, or obliges to what nobody can do, is a denial.
@@ -244,7 +244,7 @@ class Counter:
         if not isinstance(lease, Lease):
             run.asking, run.asking_until = asked, lease
             raise Suspended
-        self._journal.also(lease.statement)
+        run.lease = (lease.statement,)
         rules = (*decision.rules, f"approval:{lease.id}")
         return replace(decision, verdict=Verdict.ALLOW, rules=rules, reason=f"{lease.by} approved this call")
 
@@ -409,7 +409,8 @@ class Counter:
         call = pending.call
         facts = rows.call_facts(run, kind, pending, error, usage)
         value = rows.call_value(run, kind, pending, text, labels, error)
-        self._journal.append(run.request.id, call.ordinal, kind, facts, value)
+        self._journal.append(run.request.id, call.ordinal, kind, facts, value, run.lease)
+        run.lease = ()
         return Recorded(
             call.ordinal,
             call.capability,
@@ -454,6 +455,18 @@ class Counter:
         except Refusal:
             return None
         return entry.check_args if entry.capability.side else None
+
+
+def _keep_narrowed(capability: Capability, module: str, narrowed: Mapping[str, Json], args: Mapping[str, Json]) -> None:
+    """Check a call against what the run's token allows, where that is not what is granted now."""
+    try:
+        keep(capability, module, narrowed, args)
+    except Refusal as refusal:
+        raise Refusal(
+            "token.rights",
+            f"the run's execution token allows less than is granted now: {refusal.message}",
+            "start a new run: what is granted while a run goes on counts from the next one",
+        ) from None
 
 
 def _longer(text: str, limit: int) -> bool:

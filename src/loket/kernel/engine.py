@@ -50,6 +50,9 @@ page faults, the replayed part); a wait that is shorter than about that is cheap
 
 _TOKEN_LIFETIME_S = 30 * 24 * 3600.0
 
+_LOOK_S = 0.05
+"""Seconds between two looks at which runs ask the owner."""
+
 
 class Engine:
     """Accepts, runs, resumes, stops. `submit`, `result`, `watch`, `stop`, `settle` are called on the event loop.
@@ -188,6 +191,8 @@ class Engine:
         """The owner has said whether a call of this run may be made: it goes on, if it waits for that."""
         active = self._active.get(run)
         if active is not None:
+            if active.run.status is RunStatus.ASKING:
+                active.run.status = RunStatus.WAITING  # for its turn
             active.owner_spoke.set()
 
     async def drain(self) -> None:
@@ -199,9 +204,12 @@ class Engine:
 
     async def finish_others(self, timeout_s: float) -> None:
         """Wait, at most so many seconds, until no run is unfinished but those that ask the owner."""
-        open_ = [a.ended for a in self._active.values() if a.run.status is not RunStatus.ASKING]
-        if open_:
-            await asyncio.wait(open_, timeout=timeout_s)
+        until = time.monotonic() + timeout_s
+        while open_ := [a.ended for a in self._active.values() if a.run.status is not RunStatus.ASKING]:
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            await asyncio.wait(open_, timeout=min(left, _LOOK_S))  # one that asks meanwhile is waited for no more
 
     async def close(self) -> None:
         """Leave unfinished runs to the next start; nothing is lost."""
@@ -495,7 +503,8 @@ class Engine:
         request = active.run.request
         self._active.pop(request.id, None)
         self._waits.done(request.id)
-        self._tokens.forget(request.id)
+        if not self._closing:  # else a module may be computing still, and goes on with it at the next start
+            self._tokens.forget(request.id)
         place = (request.agent, request.conversation)
         if self._last.get(place) == request.id:
             del self._last[place]

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from loket.contracts import OWNER, Grant, Json, Records, Refusal, RowKind
+from loket.contracts import OWNER, Grant, Json, ModuleRef, Records, Refusal, RowKind
 from loket.kernel.journal import Journal
 from loket.kernel.text import canonical
 
@@ -66,6 +66,10 @@ class Grants:
         """All grants of a module, by capability."""
         found = (grant for key, grant in self._grants.items() if key[:2] == (publisher, module))
         return sorted(found, key=lambda grant: grant.capability)
+
+    def rights(self, module: ModuleRef) -> dict[str, Mapping[str, Json]]:
+        """What a module may do now, for a run that begins: capability to constraints."""
+        return {grant.capability: grant.constraints for grant in self.held(module.publisher, module.id)}
 
     def all(self) -> list[Grant]:
         return sorted(self._grants.values(), key=lambda grant: (grant.module, grant.capability))

@@ -25,6 +25,7 @@ from loket.contracts import (
     RowKind,
     RunRequest,
     RunStatus,
+    Statement,
     Token,
     join_labels,
 )
@@ -110,6 +111,8 @@ class RunState:
     pending: Pending | None = None
     asking: Asked | None = None
     """What the owner has to approve before the run goes on."""
+    lease: tuple[Statement, ...] = ()
+    """Marks the approval of the call that is being made as used; it is written with the call's first row."""
     asking_until: float = 0.0
     """When that is refused, in seconds since 1970."""
     finishing: "Future[None] | None" = None

@@ -5,6 +5,7 @@ family of them.
 """
 
 from loket.operations import (
+    approvals,
     audit,
     backup,
     brains,
@@ -13,11 +14,18 @@ from loket.operations import (
     erase,
     grants,
     lessons,
+    limits,
     messages,
     models,
     modules,
+    plans,
+    poison,
+    policy,
     runs,
     status,
+    tools,
+    trace,
+    users,
     vault,
     watch,
 )
@@ -26,6 +34,7 @@ from loket.operations.table import Emit, Operations
 __all__ = [
     "Emit",
     "Operations",
+    "approvals",
     "audit",
     "backup",
     "brains",
@@ -34,11 +43,18 @@ __all__ = [
     "erase",
     "grants",
     "lessons",
+    "limits",
     "messages",
     "models",
     "modules",
+    "plans",
+    "poison",
+    "policy",
     "runs",
     "status",
+    "tools",
+    "trace",
+    "users",
     "vault",
     "watch",
 ]

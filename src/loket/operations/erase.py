@@ -96,7 +96,8 @@ def _named(system: Loket, way: str, value: Any, agent: str | None) -> list[str]:
         if agent is None:
             raise BadInput("erase.agent", "a memory belongs to an agent, and none is named", "--memory main:7")
         known = system.database.agents_of_runs()
-        return sorted({run for run in system.brain.sources(system.installed.module(agent)[0].id, value).values() if run in known})
+        sources = system.brain.sources(system.installed.module(agent)[0].id, value)
+        return sorted({run for run in sources.values() if run in known})
     if way == "sender":
         return system.database.runs_of_sender(value)
     if value < 0:

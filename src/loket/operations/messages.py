@@ -18,7 +18,7 @@ async def ask(
         raise BadInput("ask.text", "the text is empty", 'loket ask main "Hello"')
     run = await system.send(agent, text, conversation=conversation, message=message)
     emit({"type": "accepted", "run": run})
-    async for event in system.leaving.watched(system.engine.watch(run)):
+    async for event in system.approvals.events(run, system.leaving.watched(system.engine.watch(run))):
         emit(event)
     return await result_of(system, run, await system.finished(run))
 

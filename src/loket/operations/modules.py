@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from loket.app import Loket
-from loket.installed import LOCAL_PUBLISHER
 from loket.contracts import BadInput
+from loket.installed import LOCAL_PUBLISHER
 from loket.operations.status import agent_shown
 from loket.operations.table import Emit, operation
 from loket.packages.install import read_package

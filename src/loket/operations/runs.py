@@ -10,6 +10,7 @@ from loket.ledger import compare
 from loket.operations.table import Emit, operation
 
 _MOST_RUNS = 10_000
+_MOST_WAITING = 100
 
 
 def run_id(system: Loket, prefix: str) -> str:
@@ -38,11 +39,12 @@ async def runs_list(
 
 @operation("runs.show")
 async def runs_show(system: Loket, _emit: Emit, *, run: str) -> dict[str, Any]:
-    """A run with all its journal rows, in order."""
+    """A run with all its journal rows, in order, and what it, or one that came of it, waits for the owner to decide."""
     name = run_id(system, run)
     facts = system.database.run(name) or {}
     rows = await asyncio.to_thread(lambda: [_row_shown(row) for row in system.journal.rows(name)])
-    return {**facts, "rows": rows}
+    waiting = await asyncio.to_thread(system.approvals.listed, run=name, agent=None, every=False, limit=_MOST_WAITING)
+    return {**facts, "rows": rows, "approvals": [system.approvals.shown(row) for row in waiting]}
 
 
 @operation("runs.replay")

@@ -49,7 +49,7 @@ async def runs_watch(system: Loket, emit: Emit, *, run: str) -> dict[str, Any]:
 
 async def _watch(system: Loket, emit: Emit, run: str) -> None:
     """Emit until the end. Either the engine knows the run, and says its end, or its end is on the disk already."""
-    async for event in system.leaving.watched(system.engine.watch(run)):
+    async for event in system.approvals.events(run, system.leaving.watched(system.engine.watch(run))):
         emit(event)
         if event["type"] == "end":
             return

@@ -43,12 +43,12 @@ from loket.kernel.quotas import Daily, Quotas
 from loket.kernel.registry import Registry
 from loket.kernel.state import RunState
 from loket.kernel.text import canonical
-from loket.kernel.tokens import HmacTokens
 from loket.policy import PlainLabeller
 from loket.replay import Replayer
 from loket.replay import Verdict as Replayed
 from loket.schemas import compile_check
 from loket.store.kernel import KernelDatabase, request_of
+from loket.tokens import BiscuitTokens
 
 _KEY = b"k" * 32
 _DIGEST = "d" * 64
@@ -157,7 +157,7 @@ class Rig:
         self.database = KernelDatabase(directory / "kernel.db", _KEY)
         self.journal = Journal(self.database, _KEY, time.time)
         self._grants = Grants(self.journal, self.database, grants=[], accepted=[])
-        self._tokens = HmacTokens(time.time)
+        self._tokens = BiscuitTokens(time.time)
         self.registry = Registry(capabilities, [self.watched], compile_check)
         self.counter = self._counter()
         self._constraints = grants
