@@ -66,6 +66,7 @@ def test_the_rows_are_those_of_the_specification() -> None:
         "suspended": ("MB", 300, False),
         "brain-search-1k": ("ms", 1, False),
         "brain-search-100k": ("ms", 15, False),
+        "plan-20-steps": ("ms", 60, False),
     }
 
 

@@ -137,6 +137,7 @@ def test_a_file_and_its_name_keep_the_labels_that_they_were_written_with(rig: Br
         ("r1..text", "cannot be read"),
         ("x1", "cannot be read"),
         ("r0", "cannot be read"),
+        (r'r1["\x"]', "cannot be read"),
         (7, "has nothing else"),
     ],
 )

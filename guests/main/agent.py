@@ -68,7 +68,7 @@ class Conversation:
         self.text = text
         self.persona = args.get("persona") or ""
         self.rules = args.get("rules") or ""
-        self.tools = Toolbox(args.get("tools") or [])
+        self.tools = Toolbox(args.get("tools") or [], text)
         self.memories = call("brain.search", query=text[:4_000], limit=RECALLED)["memories"]
         self.used: list[dict[str, Any]] = []
         self.model: str | None = None

@@ -1,6 +1,8 @@
 """Tools for a model: granted capabilities under names that models accept.
 
 What failed before is told to the model before it is tried again; if it asks for the same once more, it is done.
+A request of several steps is one tool, `plan`: the planner sees the request and the tools' schemas, and data goes from
+step to step without passing the model.
 """
 
 import json
@@ -12,8 +14,20 @@ from loket_guest import Refused, call
 RESULT_LENGTH = 8_000
 """Characters of a result that go back to the model."""
 
-OWN = ("kv.", "llm.")
-"""Families that the agent keeps for its own bookkeeping."""
+OWN = ("kv.", "llm.", "plan.")
+"""Families that the agent keeps for itself."""
+
+PLANNING = {"plan.make", "plan.check", "plan.run"}
+"""What `plan` needs."""
+
+PLAN = {
+    "name": "plan",
+    "description": "Do the whole request of the person as one checked plan, where it takes several steps or tools.",
+    "parameters": {"type": "object", "properties": {}, "additionalProperties": False},
+}
+
+REQUEST_LENGTH = 20_000
+"""Characters of a request that a planner takes."""
 
 UNWATCHED = ("brain.",)
 """Families for which no lessons are recalled: they are the agent's own, and asked for at almost every turn."""
@@ -22,15 +36,19 @@ AGAIN = "This did not work before. Do as the lesson says, or ask for the same on
 
 
 class Toolbox:
-    """Offers capabilities (`name`, `description`, `parameters` each) as tools, and uses them."""
+    """Offers capabilities (`name`, `description`, `parameters` each) as tools for a request, and uses them."""
 
-    def __init__(self, capabilities: list[dict[str, Any]]) -> None:
+    def __init__(self, capabilities: list[dict[str, Any]], request: str) -> None:
+        self._request = request
         self._names = {_tool_name(one["name"]): one["name"] for one in capabilities if not one["name"].startswith(OWN)}
         self.offered = [
             {"name": _tool_name(one["name"]), "description": one["description"], "parameters": one["parameters"]}
             for one in capabilities
             if _tool_name(one["name"]) in self._names
         ]
+        self._plans = {one["name"] for one in capabilities} >= PLANNING and bool(self.offered)
+        if self._plans:
+            self.offered.append(PLAN)
         self.capabilities = set(self._names.values())
         self._warnings = Warnings()
 
@@ -49,6 +67,8 @@ class Toolbox:
         return {"role": "tool", "tool_call_id": wanted["id"], "content": result}
 
     def _result(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        if name == PLAN["name"] and self._plans:
+            return self._planned()
         if name not in self._names:
             known = ", ".join(sorted(self._names)) or "none"
             return {"refused": "tool.unknown", "message": f"there is no tool {name}", "remedy": f"tools: {known}"}
@@ -58,6 +78,22 @@ class Toolbox:
             return call(capability, **arguments) if lesson is None else {"lesson": lesson, "note": AGAIN}
         except Refused as refused:
             return {"refused": refused.code, "message": refused.message, "remedy": refused.remedy}
+
+    def _planned(self) -> dict[str, Any]:
+        """Have the request planned, and the plan done: what came of it and of each step."""
+        try:
+            plan = call("plan.make", request=self._request[:REQUEST_LENGTH])["plan"]
+            done = call("plan.run", plan=plan)
+        except Refused as refused:
+            return {"refused": refused.code, "message": refused.message, "remedy": refused.remedy}
+        steps = [
+            {key: step[key] for key in ("id", "call", "status", "reason") if key in step} for step in done["steps"]
+        ]
+        return {**{key: done[key] for key in ("status", "answer", "error") if key in done}, "steps": steps}
+
+
+def _some_of(value: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value[key] for key in keys if key in value}
 
 
 def _tool_name(capability: str) -> str:

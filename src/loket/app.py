@@ -16,6 +16,7 @@ from loket.contracts import (
     BadInput,
     Capability,
     Ending,
+    Guest,
     Json,
     LoketError,
     ModuleRef,
@@ -43,7 +44,9 @@ from loket.labelling import Labelling
 from loket.leaving import Leaving
 from loket.lessons import Lessons
 from loket.marking import Marking
-from loket.policy import HomePolicy, generate_rule, narrower
+from loket.orchestrator import PlanGuest
+from loket.planning import Planning
+from loket.policy import HomePolicy, approved_rule, narrower
 from loket.providers.agents import AgentsProvider
 from loket.providers.brain import BrainProvider
 from loket.providers.brain_schema import BRAIN_MIGRATIONS
@@ -55,7 +58,9 @@ from loket.providers.llm_embedded import EmbeddedModel
 from loket.providers.llm_settings import EMBEDDED, LlmSettings, parse_routes
 from loket.providers.message import MessageProvider
 from loket.providers.net import NetProvider
+from loket.providers.plan import PLAN_MIGRATIONS, PlanProvider
 from loket.providers.vault import FileVault
+from loket.quarantine import Quarantine
 from loket.replay import Replayer
 from loket.roles import Users
 from loket.sandbox import WasmSandbox
@@ -66,6 +71,7 @@ from loket.store.kernel import KernelDatabase, request_of
 from loket.store.proposals import Proposals
 from loket.store.users import UserTable
 from loket.tokens import BiscuitTokens
+from loket.tracing import Tracer
 
 AGENT_MIGRATIONS = (
     *BRAIN_MIGRATIONS,
@@ -73,6 +79,7 @@ AGENT_MIGRATIONS = (
     *FS_MIGRATIONS[:2],
     KV_MIGRATIONS[2],
     FS_MIGRATIONS[2],
+    *PLAN_MIGRATIONS,
 )
 """Of an agent's file. Their order is for good, as a file knows its version by their number: new ones go to the end."""
 
@@ -121,6 +128,8 @@ class Loket:
         self.bus = Bus(home.bus, now, vfs)
         self.delegation = Delegation(self.bus, self.message_to, now)
         messages = MessageProvider(self.delegation, self.bus)
+        self.planning = Planning(lambda agent: self.installed.module(agent)[0], compile_check, now)
+        plans = PlanProvider(self.planning, self.brains, now)
         self._providers: list[Provider] = [
             self.brain,
             values,
@@ -129,6 +138,7 @@ class Loket:
             llm,
             AgentsProvider(self.delegation),
             messages,
+            plans,
             *more_providers,
         ]
         self.registry = Registry((*STOCK, *more_capabilities), self._providers, compile_check)
@@ -157,7 +167,7 @@ class Loket:
             self.database.approvals,
             self.journal,
             capability=lambda name: self.registry.find(name).capability,
-            rule=generate_rule,
+            rule=approved_rule,
             narrower=narrower,
             save_rule=self.policy.save_rule,
             now=now,
@@ -185,7 +195,7 @@ class Loket:
             grants=self.grants,
             records=self.database,
             tokens=tokens,
-            load=self.installed.load,
+            load=self._guest,
             now=now,
             workers=config.workers,
             on_ended=self._ended,
@@ -205,21 +215,36 @@ class Loket:
             idle_s=idle_s,
         )
         self.delegation.bind(self.engine, self.database, self.grants)
+        self.planning.bind(
+            self.engine,
+            self.database,
+            self.grants,
+            self.registry,
+            labelling,
+            policy or self.policy,
+            self.approvals,
+        )
+        self.quarantine = Quarantine(self.brains, self.bus, home.files, now)
+        self.tracer = Tracer(self.journal.rows, lambda after: self.database.rows("", after=after))
         self.eraser = Eraser(
             self.database,
             self.journal,
-            (self.brain, values, files, messages),
+            (self.brain, values, files, messages, plans, self.quarantine),
             self.engine.unfinished,
             purge=self._purge,
             rules=self.proposals.rules_of,
             kept=files.kept,
             settle=self.lessons.settle,
         )
-        self.replayer = Replayer(self.counter, self.journal, self.installed.load, request_of)
+        self.replayer = Replayer(self.counter, self.journal, self._guest, request_of)
         self.unreadable_runs: list[str] = []
         """Unfinished runs that could not go on at the start, because nobody can read them; the others went on."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._messages: dict[tuple[str, str], asyncio.Future[str]] = {}
+
+    def _guest(self, module: ModuleRef) -> Guest:
+        """A module, ready to run, plans of it too."""
+        return PlanGuest(self.installed.load(module))
 
     def _purge(self, runs: Collection[str]) -> None:
         """Erase what hangs on runs outside the stores of the capabilities: what was typed is not kept by run."""
@@ -227,7 +252,8 @@ class Loket:
         self.home.chat_history.unlink(missing_ok=True)
 
     def _ended(self, run: RunState, ending: Ending) -> None:
-        """A run has ended and its answer was given: what went wrong in it becomes a lesson."""
+        """A run has ended and its answer was given: it is traced, and what went wrong in it becomes a lesson."""
+        self.tracer.ended(run.request.id)
         self.lessons.ended(run, ending)
 
     def _leaked(self, agent: str) -> None:
@@ -274,6 +300,7 @@ class Loket:
         """Stop everything; works after a failed start too."""
         await self.lessons.close()
         await self.engine.close()
+        await asyncio.to_thread(self.tracer.close)
         for provider in reversed(self._providers):
             await provider.close()
         self.sandbox.close()

@@ -61,7 +61,8 @@ class Findings:
             return {}
         judge = self._judge(run)
         found: dict[str, Finding] = judge.judge(capability, args)
-        for name, finding in found.items():
+        found |= {name: Finding(Origin.BOUNDED, "absent") for name in capability.critical if name not in args}
+        for name, finding in list(found.items()):
             if not finding.good:
                 found[name] = self._decided(run, capability, name, args[name]) or finding
         if capability.data.wanted and not wanted(judge.request, capability):

@@ -207,7 +207,8 @@ def _enumerated(schema: Any) -> Iterator[str]:
     if isinstance(schema, Mapping):
         yield from schema.get("properties", {}) if isinstance(schema.get("properties"), Mapping) else ()
         choices = schema.get("enum")
-        yield from (text for text in choices if isinstance(text, str)) if isinstance(choices, list) else ()
+        for texts in (choices, schema.get("examples")):
+            yield from (text for text in texts if isinstance(text, str)) if isinstance(texts, list) else ()
         for part in schema.values():
             yield from _enumerated(part)
     elif isinstance(schema, list):

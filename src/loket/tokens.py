@@ -33,7 +33,7 @@ from loket.contracts import Json, Limits, Refusal, RunRequest, Token
 Rights = Mapping[str, Mapping[str, Json]] | None
 """Capability to constraints; None: whatever is granted."""
 
-DELEGATING = ("agent.ask", "message.send", "message.publish")
+DELEGATING = ("agent.ask", "message.send", "message.publish", "plan.make", "plan.run")
 """Capabilities by which a run starts others: a token without them has no descendants."""
 
 _MILLION = 1_000_000

@@ -6,11 +6,12 @@ Everything happens on temporary homes and on loopback. The rows are in `loket.be
 from loket.bench.machine import machine
 from loket.bench.place import Place, working_place
 from loket.bench.rows import Peer, Row, Taken
-from loket.bench.suite import BENCHMARKS, CAMPAIGN, Benchmark, chosen, measure
+from loket.bench.suite import BENCHMARKS, CAMPAIGN, PLANS_KILLED, Benchmark, chosen, measure
 
 __all__ = [
     "BENCHMARKS",
     "CAMPAIGN",
+    "PLANS_KILLED",
     "Benchmark",
     "Peer",
     "Place",

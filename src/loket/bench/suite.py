@@ -147,6 +147,14 @@ BENCHMARKS = (
         100_000,
         "brains:search",
     ),
+    Benchmark(
+        "plan-20-steps",
+        "a plan of 20 local steps, 5 of them effects, from the call to its answer; check and journal included",
+        "ms",
+        60,
+        200,
+        "plans:plan_20_steps",
+    ),
 )
 
 CAMPAIGN = Benchmark(
@@ -159,13 +167,23 @@ CAMPAIGN = Benchmark(
 )
 """It takes minutes, so it is run by its name alone."""
 
+PLANS_KILLED = Benchmark(
+    "plans",
+    "effects lost and done twice over plans that were interrupted by kill -9, each at some step",
+    "effects",
+    0,
+    1_000,
+    "plans:measured",
+)
+"""The same."""
+
 
 def chosen(names: Sequence[str]) -> tuple[Benchmark, ...]:
     """The benchmarks of these names in the order of the report; without names all of them but the campaign.
 
     Raises `BadInput` for an unknown name.
     """
-    known = {benchmark.name: benchmark for benchmark in (*BENCHMARKS, CAMPAIGN)}
+    known = {benchmark.name: benchmark for benchmark in (*BENCHMARKS, CAMPAIGN, PLANS_KILLED)}
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)

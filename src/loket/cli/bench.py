@@ -25,23 +25,27 @@ def bench(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Which rows; all if left out.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="Only list the rows and what they should reach.")] = False,
     json_: show.JsonFlag = False,
-    kills: Annotated[int | None, typer.Option(min=0, help="durability: times of kill -9 (500).")] = None,
+    kills: Annotated[int | None, typer.Option(min=0, help="kills (500), or plans (1,000).")] = None,
     losses: Annotated[int | None, typer.Option(min=0, help="durability: power losses (200).")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="durability: repeats the schedule of a seed.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="durability, plans: repeats a schedule.")] = None,
 ) -> None:
     """Measure speed and memory, each beside a peer; everything on temporary homes, about five minutes in all.
 
     `loket bench durability` takes longer: it kills a server and takes the power, and then checks every promise.
     """
-    from loket.bench import CAMPAIGN, chosen
+    from loket.bench import CAMPAIGN, PLANS_KILLED, chosen
 
     benchmarks = chosen(names or [])
     if CAMPAIGN in benchmarks and not list_:
         _alone(benchmarks)
         _durability(kills, losses, seed, as_object=json_)
         return
+    if PLANS_KILLED in benchmarks and not list_:
+        _alone(benchmarks)
+        _plans(kills, seed, as_object=json_)
+        return
     if (kills, losses, seed) != (None, None, None):
-        raise BadInput("bench.options", "--kills, --losses and --seed belong to one row", "loket bench durability")
+        raise BadInput("bench.options", "these options belong to durability and plans", "loket bench durability")
     if list_:
         _list(benchmarks, as_object=json_)
         return
@@ -56,7 +60,7 @@ def bench(
 
 def _alone(benchmarks: "tuple[Benchmark, ...]") -> None:
     if len(benchmarks) > 1:
-        raise BadInput("bench.alone", "durability takes minutes and is run alone", "loket bench durability")
+        raise BadInput("bench.alone", "durability and plans are run alone", "loket bench plans")
 
 
 def _durability(kills: int | None, losses: int | None, seed: int | None, *, as_object: bool) -> None:
@@ -82,6 +86,32 @@ def _durability(kills: int | None, losses: int | None, seed: int | None, *, as_o
             show.say(f"! {violation}")
         show.say(f"{'Repeat' if outcome.violations else 'Again'}: {outcome.command} ({outcome.seconds:g} s)")
     if outcome.violations:
+        raise typer.Exit(show.FAILED)
+
+
+def _plans(kills: int | None, seed: int | None, *, as_object: bool) -> None:
+    """Interrupt plans, say on stderr how far it is, and end with 1 where an effect was lost or done twice."""
+    from loket.bench import working_place
+    from loket.bench.durability import new_seed
+    from loket.bench.plans import KILLS, campaign
+
+    with working_place() as place:
+        outcome = campaign(
+            place,
+            KILLS if kills is None else kills,
+            new_seed() if seed is None else seed,
+            lambda line: print(line, file=sys.stderr, flush=True),  # noqa: T201 - how far it is
+        )
+    found = outcome.as_dict()
+    if as_object:
+        show.as_json(found)
+    else:
+        show.pairs((name, found[name]) for name in ("plans", "interrupted", "kills", "seconds"))
+        show.say(f"lost: {len(outcome.lost)}; done twice: {len(outcome.doubled)}")
+        for broken in (*outcome.lost, *outcome.doubled):
+            show.say(f"! {broken}")
+        show.say(f"Again: {outcome.command}")
+    if outcome.lost or outcome.doubled:
         raise typer.Exit(show.FAILED)
 
 

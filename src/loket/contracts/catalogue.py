@@ -7,6 +7,7 @@ changes becomes a new version beside the old one (`brain.search@2`); nothing is 
 from collections.abc import Mapping
 
 from loket.contracts.capability import Capability, Constraint, Effect, OnUncertain
+from loket.contracts.catalogue_plan import PLANS
 from loket.contracts.catalogue_tools import TOOLS
 from loket.contracts.records import ArgType, Data, Rows
 from loket.contracts.shapes import Schema, closed, words
@@ -21,7 +22,7 @@ NEW_MEMORY = closed(
         "kind": {"enum": KINDS, "default": "episode"},
         "subject": words(200, about="whom or what it is about"),
         "key": words(200, about="which property of the subject; one live fact for each (subject, key)"),
-        "speaker": words(200, about="who said it"),
+        "speaker": {**words(200, about="who said it"), "examples": ["user", "agent", "owner"]},
         "gist": words(2_000, about="one line that says the same in other words; searched as well"),
         "note": words(4_000, about="a caption or other text that belongs to it; searched as well"),
         "happened": {"type": "string", "format": "date-time", "description": "when it happened; now if left out"},
@@ -380,6 +381,7 @@ STOCK: tuple[Capability, ...] = (
         examples=({"text": "started", "level": "info"},),
     ),
     *TOOLS,
+    *PLANS,
 )
 
 BY_ID: Mapping[str, Capability] = {capability.id: capability for capability in STOCK}

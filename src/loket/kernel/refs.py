@@ -57,11 +57,22 @@ def pointer(text: str) -> tuple[int, list[str | int]]:
         if step is None:
             break
         name, index, quoted = step.groups()
-        steps.append(name if name is not None else int(index) if index is not None else json.loads(quoted))
+        if quoted is not None:
+            name = _unquoted(quoted)
+            if name is None:
+                break
+        steps.append(name if name is not None else int(index))
         at = step.end()
     if start is None or at < len(text):
         raise _wrong(text, "it cannot be read", 'write r3, r3.items[0].email or r3.items[0]["first name"]')
     return int(start[1]), steps
+
+
+def _unquoted(text: str) -> str | None:
+    try:
+        return str(json.loads(text))
+    except ValueError:
+        return None
 
 
 def _found(value: Mapping[str, Any], history: Sequence[Recorded]) -> Any:

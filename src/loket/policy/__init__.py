@@ -3,7 +3,7 @@
 from loket.policy.cedar import NO_RULE, CedarPolicy, narrower
 from loket.policy.entities import Budget, Members, Standing, nobody
 from loket.policy.files import APPROVED, DEFAULT, HomePolicy, load, packaged
-from loket.policy.generate import Scope, generate_rule
+from loket.policy.generate import Scope, approved_rule, generate_rule
 from loket.policy.labels import PlainLabeller
 from loket.policy.plain import PlainPolicy
 from loket.policy.rules import Kind, Rule, parse
@@ -22,6 +22,7 @@ __all__ = [
     "Rule",
     "Scope",
     "Standing",
+    "approved_rule",
     "generate_rule",
     "load",
     "narrower",

@@ -63,6 +63,7 @@ class View:
             "family": lambda q: q.capability.family,
             "worst": _worst,
             "origins": lambda q: tuple((name, found.origin.value) for name, found in q.findings.items()),
+            "needed": _needed,
             "values": critical_values,
             "hosts": _hosts,
             "labels": lambda q: tuple((name, q.labels_of(name)) for name in q.args),
@@ -181,13 +182,19 @@ def _json(name: str, value: Any) -> Any:
     return sorted(value) if kind == "Set<String>" else value
 
 
+def _needed(question: Question) -> str:
+    """Whether the owner's words ask for the capability (`loket.findings`)."""
+    found = question.findings.get("request")
+    return "yes" if found is None else "delegated" if found.good else "no"
+
+
 def _worst(question: Question) -> str:
-    """The worst origin among the critical arguments that are present."""
+    """The worst origin among the critical arguments that are present, or known to be absent."""
     findings, args = question.findings, question.args
     worst = -1
     for name in question.capability.critical:
-        if name in args:
-            found = findings.get(name)
+        found = findings.get(name)
+        if name in args or found is not None:
             worst = max(worst, _UNKNOWN_RANK if found is None else _RANK[found.origin])
     return _WORDS[worst] if worst >= 0 else NONE
 

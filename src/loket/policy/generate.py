@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from loket.contracts import Principal, Question
+from loket.contracts import BadInput, Principal, Question
 from loket.policy.words import PRINCIPALS
 
 _SENSITIVE = ("confidential", "secret")
@@ -41,6 +41,17 @@ def generate_rule(question: Question, scope: Scope | None = None) -> str:
     conditions = [f"when {{ {condition} }}" for condition in _conditions(question, scope or Scope())]
     body = " ".join([head, *conditions]) + ";"
     return f"@id({quoted(rule_id(body))}) {body}"
+
+
+def approved_rule(question: Question) -> str:
+    """The rule that an approval can become. Raises `BadInput` for a capability without critical arguments."""
+    if not question.capability.critical:
+        raise BadInput(
+            "approval.rule",
+            f"{question.capability.id} has no argument that says who, where or how much: a rule would allow every call",
+            "approve it once, or for this run: --run",
+        )
+    return generate_rule(question)
 
 
 def rule_id(body: str) -> str:

@@ -21,7 +21,7 @@ class Rule:
 
 
 _OWN = frozenset({"brain", "kv", "fs"})
-_INSIDE = frozenset({"agent", "message"})
+_INSIDE = frozenset({"agent", "message", "plan"})
 
 RULES = (
     Rule(

@@ -24,6 +24,11 @@ CONTEXT: Mapping[str, Word] = {
         " `unknown` where one has not been established, `none` where there is none",
     ),
     "origins": Word("text", "the origin of each critical argument that was established"),
+    "needed": Word(
+        "String",
+        "whether the owner's words ask for such a capability: `yes` (or nothing is known), `no`, `delegated` where they"
+        " hand the task to somebody else's text",
+    ),
     "values": Word("text", "each critical argument as text; what is no text, as canonical JSON"),
     "hosts": Word("Set<String>", "the hosts of the web addresses among the critical arguments"),
     "labels": Word("texts", "the labels of each argument"),

@@ -274,11 +274,9 @@ _NAMES: Mapping[str, Callable[[Request, ArgType, str], bool]] = {
 
 
 def _by_id(request: Request, text: str) -> bool:
-    """Whether the owner wrote an id as one: "id 13", "#13", "number 13"."""
-    return (
-        re.search(rf"(?:\bid|\bnumber|\bno\.|#)\s*[:=]?\s*['\"]?{re.escape(fold(text))}(?![\w-])", request.folded)
-        is not None
-    )
+    """Whether the owner wrote an id as one: "id 13", "#13", "number 13", or right behind a command: "/forget 13"."""
+    written = rf"(?:\bid|\bnumber|\bno\.|#|^/[a-z]+)\s*[:=]?\s*['\"]?{re.escape(fold(text))}(?![\w-])"
+    return re.search(written, request.folded) is not None
 
 
 def _worst(findings: Sequence[Finding]) -> Finding:
