@@ -7,6 +7,7 @@ ask counts as blocked. Injection tasks of the workspace suite whose published gr
 `security_attacks`. Needs the package `agentdojo`.
 """
 
+import contextlib
 import importlib
 import json
 import re
@@ -32,8 +33,10 @@ class Gate(Protocol):
     def decide(self, capability: Capability, args: Mapping[str, Any]) -> Verdict:
         """Whether the call is made, asked about, or refused."""
 
-    def done(self, capability: Capability, args: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
-        """A call was made."""
+    def call(
+        self, capability: Capability, args: Mapping[str, Any], perform: Callable[[], Any], *, yes: bool
+    ) -> tuple[Verdict, Any]:
+        """Make a call, where it is let through or the owner is here and says yes; the verdict and the result."""
 
 
 Read = Callable[[str, Mapping[str, Any]], Mapping[str, Any] | None]
@@ -63,10 +66,20 @@ class DefaultGate:
             return Verdict.ASK if self.request.delegates else Verdict.DENY
         return Verdict.ASK if worst(self.findings) is Origin.UNTRUSTED else Verdict.ALLOW
 
-    def done(self, capability: Capability, args: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
-        """Take in a call that was made."""
+    def call(
+        self, capability: Capability, args: Mapping[str, Any], perform: Callable[[], Any], *, yes: bool
+    ) -> tuple[Verdict, Any]:
+        """Decide, perform, and take in what came of it."""
+        verdict = self.decide(capability, args)
+        if verdict is not Verdict.ALLOW and not yes:
+            return verdict, None
+        try:
+            answer = perform()
+        except Failed:
+            return verdict, None
         self._ordinal += 1
-        self.judge.add([Reading(capability, args, answer, self._ordinal)])
+        self.judge.add([Reading(capability, args, {"result": answer}, self._ordinal)])
+        return verdict, answer
 
 
 class OriginGate(DefaultGate):
@@ -91,8 +104,14 @@ class OpenGate:
         del capability, args
         return Verdict.ALLOW
 
-    def done(self, capability: Capability, args: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
-        """Nothing to remember."""
+    def call(
+        self, capability: Capability, args: Mapping[str, Any], perform: Callable[[], Any], *, yes: bool
+    ) -> tuple[Verdict, Any]:
+        """Perform it."""
+        del capability, args, yes
+        with contextlib.suppress(Failed):
+            return Verdict.ALLOW, perform()
+        return Verdict.ALLOW, None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,16 +160,14 @@ class Session:
 
     def attempt(self, call: Any, *, yes: bool) -> tuple[Verdict, Any]:
         """Make a call, or have it made by an owner who says yes to every question; the verdict and the result."""
-        tool = self.capabilities[call.function]
-        verdict = self.gate.decide(tool, call.args)
-        if verdict is not Verdict.ALLOW and not yes:
-            return verdict, None
+        return self.gate.call(self.capabilities[call.function], call.args, lambda: self._perform(call), yes=yes)
+
+    def _perform(self, call: Any) -> Any:
         result, error = self.runtime.run_function(self.environment, call.function, dict(call.args))
-        answer = plain(result)
-        if not error:
-            self.made.append(call)
-            self.gate.done(tool, call.args, {"result": answer})
-        return verdict, answer
+        if error:
+            raise Failed("dojo.tool", str(error))
+        self.made.append(call)
+        return plain(result)
 
 
 def dojo(name: str) -> Any:
