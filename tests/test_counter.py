@@ -28,7 +28,7 @@ from loket.contracts import (
     Usage,
     Verdict,
 )
-from loket.kernel.quotas import Daily
+from loket.kernel.quotas import Daily, Quotas, Spent
 
 
 @pytest.fixture
@@ -442,3 +442,15 @@ def test_empty_lines_count_as_logs(rig: Rig) -> None:
         rig.counter.call(run, "log.write", '{"text":""}')
     rig.counter.call(run, "kv.get", '{"key":"a"}')
     assert len(json.loads(rig.rows()[0].value)["sides"]["logs"]) == 64
+
+
+def test_what_a_call_holds_is_given_back_to_the_day_that_it_was_taken_from() -> None:
+    """A call that ends after midnight leaves no negative hold on the new day, which would let more through."""
+    day = ["2026-11-21"]
+    quotas = Quotas(lambda: day[0], lambda _day, _agent: (0, 0.0), Daily(tokens=100))
+    held = quotas.reserve("a", Spent(), Limits(), 80)
+    day[0] = "2026-11-22"
+    quotas.settle(held, Usage(70))
+    with pytest.raises(Refusal):
+        quotas.reserve("a", Spent(), Limits(), 31)
+    quotas.reserve("a", Spent(), Limits(), 30)

@@ -43,6 +43,7 @@ from loket.kernel.state import RunState
 from loket.labelling import Labelling
 from loket.leaving import Leaving
 from loket.lessons import Lessons
+from loket.limits import WallTime, home_meter
 from loket.marking import Marking
 from loket.orchestrator import PlanGuest
 from loket.planning import Planning
@@ -158,7 +159,7 @@ class Loket:
             vault_values=vault.values,
             key=vault.master.subkey("canaries"),
             agents=self.installed.names,
-            cloud=lambda: _leaves(llm),
+            cloud=lambda: bool(getattr(llm, "leaves", True)),
             on_leak=self._leaked,
         )
         self.users = Users(UserTable(home.users, vfs), now)
@@ -177,7 +178,11 @@ class Loket:
         )
         findings = Findings(self.registry, self.grants, endorsed=self.approvals.endorsed)
         labelling = Labelling(findings, Marking(Confidential(config.confidential)), findings.wants)
+        self.limits = home_meter(
+            config, self.database, self.journal, now=now, roles_of=self._roles_of, cost_of=_dearest(llm)
+        )
         self.counter = Counter(
+            meter=self.limits,
             registry=self.registry,
             grants=self.grants,
             policy=policy or self.policy,
@@ -199,6 +204,10 @@ class Loket:
             now=now,
             workers=config.workers,
             on_ended=self._ended,
+            meter=self.limits,
+        )
+        self._wall = WallTime(
+            self.engine.unfinished, self.limits.wall_of, lambda run, limit: self.engine.stop(run, limit=limit)
         )
         self.proposals = Proposals(home.proposals, vfs)
         self.lessons = Lessons(
@@ -269,6 +278,9 @@ class Loket:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(work, *args)
 
+    def _roles_of(self, principal: Principal) -> Collection[str]:
+        return self.users.standing(principal).roles
+
     def _today(self) -> str:
         return dt.datetime.fromtimestamp(self.now(), dt.UTC).date().isoformat()
 
@@ -285,6 +297,8 @@ class Loket:
                 await asyncio.to_thread(self.eraser.resume)
         unfinished, self.unreadable_runs = self.database.unfinished_runs()
         resumed = self.engine.resume(unfinished) if resume else 0
+        if self.limits.bounds_time:
+            self._wall.start()
         self.delegation.stop_orphans()
         if resume:
             await self.lessons.start()
@@ -298,6 +312,7 @@ class Loket:
 
     async def close(self) -> None:
         """Stop everything; works after a failed start too."""
+        await self._wall.close()
         await self.lessons.close()
         await self.engine.close()
         await asyncio.to_thread(self.tracer.close)
@@ -409,10 +424,16 @@ class Loket:
         return ending_of(found)
 
 
-def _leaves(llm: Provider) -> bool:
-    """Whether a call of a model can leave this machine."""
-    settings = getattr(llm, "settings", None)
-    return settings is None or any(not route.local for route in settings.ordered())
+def _dearest(llm: Provider) -> Callable[[str, int], float | None]:
+    """The most US dollars that so many tokens can cost with the models there are; None where nobody knows."""
+
+    def cost(_capability: str, tokens: int) -> float | None:
+        settings = getattr(llm, "settings", None)
+        if settings is None:
+            return None
+        return tokens * max((max(one.price_in, one.price_out) for one in settings.ordered()), default=0.0) / 1e6
+
+    return cost
 
 
 @contextlib.asynccontextmanager

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any, Protocol, TypeAlias
 
 from loket.contracts.capability import Capability
-from loket.contracts.run import Decision, Json, Labels, Principal, Recorded, RunRequest
+from loket.contracts.run import Decision, Json, Labels, Principal, Recorded, RunRequest, Usage
 
 
 class Origin(StrEnum):
@@ -120,8 +120,23 @@ class Approvals(Protocol):
 class Meter(Protocol):
     """Rates and sums beyond the bounds of one run: per principal, role, agent and owner."""
 
-    def admit(self, run: RunView, capability: Capability, args: str) -> None:
-        """Count a call before it is performed; `args` is canonical JSON.
+    def accept(self, request: RunRequest, unfinished: Mapping[str, RunView]) -> None:
+        """Look at a run before it is accepted. Raises `Refusal` where too many are unfinished."""
 
-        Raises `Refusal` where a rate or a sum is used up, `RunEnded` where the run repeats what fails.
+    def begin(self, run: RunView, capability: str, args: str) -> None:
+        """Look at a call, as the module sent it, before step 1. Raises `RunEnded` where the run repeats what fails."""
+
+    def admit(self, run: RunView, capability: Capability, args: str, size: int, tokens: int) -> None:
+        """Hold what a call may use: `size` in characters, references resolved, and `tokens`; `args` is canonical JSON.
+
+        Raises `Refusal` where a rate or a sum is used up, `RunEnded` where that is the run's own.
         """
+
+    def settle(self, run: RunView, usage: Usage, answer: str) -> None:
+        """Count what the admitted call has used, before its row is written."""
+
+    def computed(self, run: RunView, cpu_ms: float) -> None:
+        """Count what a segment of the run has computed."""
+
+    def ended(self, run: RunView) -> Mapping[str, Json]:
+        """The run is over. What its last row says of it beside the kernel's own facts."""

@@ -115,6 +115,8 @@ class Counter:
         if not run.live:
             return again.answer(run, capability, args, self._side_check(capability), self._now)
         started = time.perf_counter()
+        if self._meter is not None:
+            self._meter.begin(run, capability, args)
         run.facts, run.policy, run.lease = None, "", ()
         try:
             self._tokens.check(run.token, run.request.id)  # 1. identify
@@ -140,7 +142,7 @@ class Counter:
         try:
             outcome = await self._perform_waiting(pending)
         except asyncio.CancelledError:  # what a model was asked for may have been used
-            self._quotas.settle(pending.reservation, Usage(pending.reservation.tokens))
+            self._settle_quotas(run, pending, Usage(pending.reservation.tokens), "")
             raise
         try:
             self._settle(run, pending, outcome)
@@ -251,11 +253,15 @@ class Counter:
     # Step 5
 
     def _reserve(self, run: RunState, prepared: Prepared) -> Reservation:
+        tokens = _tokens_needed(prepared.entry.capability.id, prepared)
         if self._meter is not None:
-            self._meter.admit(run, prepared.entry.capability, prepared.text)
-        return self._quotas.reserve(
-            run.request.agent, run.spent, self._limits_of(run), _tokens_needed(prepared.entry.capability.id, prepared)
-        )
+            self._meter.admit(run, prepared.entry.capability, prepared.text, prepared.size, tokens)
+        return self._quotas.reserve(run.request.agent, run.spent, self._limits_of(run), tokens)
+
+    def _settle_quotas(self, run: RunState, pending: Pending, usage: Usage, answer: str) -> None:
+        self._quotas.settle(pending.reservation, usage)
+        if self._meter is not None:
+            self._meter.settle(run, usage, answer)
 
     @staticmethod
     def _limits_of(run: RunState) -> Limits:
@@ -390,7 +396,7 @@ class Counter:
         self, run: RunState, pending: Pending, text: str | None, error: LoketError | None, labels: Labels, usage: Usage
     ) -> Recorded:
         changes = pending.capability.effect.changes
-        self._quotas.settle(pending.reservation, usage)
+        self._settle_quotas(run, pending, usage, text or "")
         recorded = self._append(run, RowKind.OUTCOME if changes else RowKind.CALL, pending, text, labels, error, usage)
         run.remember(recorded)
         run.emit("call", rows.event(pending, error))

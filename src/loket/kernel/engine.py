@@ -19,6 +19,7 @@ from loket.contracts import (
     Failed,
     Guest,
     LoketError,
+    Meter,
     ModuleRef,
     Records,
     Refusal,
@@ -73,6 +74,7 @@ class Engine:
         now: Callable[[], float],
         workers: int,
         on_ended: Callable[[RunState, Ending], None] = lambda _run, _ending: None,
+        meter: Meter | None = None,
     ) -> None:
         self._counter = counter
         self._journal = journal
@@ -82,6 +84,7 @@ class Engine:
         self._load = load
         self._now = now
         self._on_ended = on_ended
+        self._meter = meter
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="loket-run")
         self._writer = ThreadPoolExecutor(2, thread_name_prefix="loket-sync")
         self._active: dict[str, Active] = {}
@@ -107,6 +110,8 @@ class Engine:
                 f"runs that ask for each other may be {limits.depth} deep",
                 'ask less deeply, or raise depth under [limits] in "loket.toml"',
             )
+        if self._meter is not None:
+            self._meter.accept(request, self.unfinished())
         self._refuse_closing()
         active = self._begin(request, os.urandom(sides.SEED))
         try:
@@ -165,14 +170,14 @@ class Engine:
         finally:
             active.watchers.remove(queue)
 
-    def stop(self, run: str, reason: str = "the owner stopped the run") -> bool:
-        """End a run at its next call, tick or wait. False where it is not unfinished."""
+    def stop(self, run: str, reason: str = "the owner stopped the run", *, limit: RunEnded | None = None) -> bool:
+        """End a run at its next call, tick or wait, by the owner's word or at a limit. False where it has ended."""
         active = self._active.get(run)
         if active is None:
             return False
         if active.run.stopped is not None:
             return True
-        active.run.stopped = RunEnded("run.stopped", reason, "start a new run", blame="owner")
+        active.run.stopped = limit or RunEnded("run.stopped", reason, "start a new run", blame="owner")
         self._tokens.revoke(run)
         active.owner_spoke.set()
         if active.run.status is not RunStatus.RUNNING and not active.interrupted and active.task is not None:
@@ -422,7 +427,10 @@ class Engine:
                 )
             )
         guest = self._load(module)
-        return guest.run(Host(self._counter, run, self._park), run.request.operation, run.args, module.limits)
+        segment = guest.run(Host(self._counter, run, self._park), run.request.operation, run.args, module.limits)
+        if self._meter is not None:
+            self._meter.computed(run, segment.cpu_ms)
+        return segment
 
     def _direct(self, run: RunState) -> Segment:
         """A call that a person makes: the operation is the capability."""
@@ -452,6 +460,8 @@ class Engine:
         side = run.sides.record()
         if side is not None:
             value["sides"] = side
+        if self._meter is not None:
+            meta |= self._meter.ended(run)
         ended = self._records.run_ended(run.request.id, ending)
         seq = self._journal.append(run.request.id, len(run.history) + 1, RowKind.END, meta, canonical(value), (ended,))
         self._journal.sync(seq)

@@ -39,6 +39,8 @@ class Reservation:
     agent: str
     spent: Spent
     tokens: int
+    days: tuple[Spent, ...] = ()
+    """The day's sums that hold the tokens: the call may end on another day."""
 
 
 @dataclass(slots=True)
@@ -66,12 +68,11 @@ class Quotas:
                 f"the run made {limits.calls} calls, its limit",
                 'raise calls under [limits] in the module\'s "loket.toml"',
             )
-        if tokens:
-            self._hold(agent, spent, limits, tokens)
+        days = self._hold(agent, spent, limits, tokens) if tokens else ()
         spent.calls += 1
-        return Reservation(agent, spent, tokens)
+        return Reservation(agent, spent, tokens, days)
 
-    def _hold(self, agent: str, spent: Spent, limits: Limits, tokens: int) -> None:
+    def _hold(self, agent: str, spent: Spent, limits: Limits, tokens: int) -> tuple[Spent, ...]:
         with self._lock:
             if spent.tokens + spent.held_tokens + tokens > limits.tokens:
                 raise _over("tokens", "the run", limits.tokens, "raise tokens under [limits] of the module")
@@ -79,17 +80,19 @@ class Quotas:
                 raise _over("money", "the run", limits.money, "raise money under [limits] of the module")
             for name, bound in ((agent, self.agents.get(agent, Daily())), (None, self.owner)):
                 self._check_day(name, bound, tokens)
-            spent.held_tokens += tokens
-            for name in (agent, None):
-                self._day(name).held_tokens += tokens
+            days = (self._day(agent), self._day(None))
+            for held in (spent, *days):
+                held.held_tokens += tokens
+            return days
 
     def settle(self, reservation: Reservation, usage: Usage) -> None:
         """Give back what was held and count what was used."""
         if reservation.tokens == 0 and usage.tokens == 0 and usage.money == 0:
             return
         with self._lock:
+            for held in (reservation.spent, *reservation.days):
+                held.held_tokens -= reservation.tokens
             for spent in (reservation.spent, self._day(reservation.agent), self._day(None)):
-                spent.held_tokens -= reservation.tokens
                 if spent is reservation.spent or not usage.counted:
                     spent.tokens += usage.tokens
                     spent.money += usage.money

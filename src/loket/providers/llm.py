@@ -62,6 +62,11 @@ class LlmProvider:
         """The settings in use."""
         return self._backends.settings
 
+    @property
+    def leaves(self) -> bool:
+        """Whether a call can leave this machine."""
+        return any(not route.local for route in self.settings.ordered())
+
     def handlers(self) -> Mapping[str, Handler]:
         """`llm.complete` and `llm.extract` (asynchronous), and `llm.models`."""
         return {"llm.complete": self._complete, "llm.extract": self._extract, "llm.models": self._models}

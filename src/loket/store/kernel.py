@@ -29,6 +29,7 @@ from loket.store.approvals import APPROVALS_MIGRATION, ApprovalRows
 from loket.store.database import open_database
 from loket.store.keys import RunKeys
 from loket.store.plain import OUTCOME, SALT, WHO, encrypt_plain, json_bytes, row_label
+from loket.store.usage import RunUse, used_on
 
 MIGRATIONS = (
     """
@@ -434,6 +435,10 @@ class KernelDatabase:
             (day, agent),
         )
         return found[0][0], found[0][1]
+
+    def used_by_runs(self, day: int) -> list[RunUse]:
+        """What each run used on a day (in days since 1970), by the journal's rows of that day."""
+        return used_on(self._query, day)
 
 
 def _readable_start(row: Row) -> bool:

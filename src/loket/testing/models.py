@@ -18,6 +18,8 @@ class InstantModel:
     """
 
     id = "llm"
+    leaves = False
+    """No call leaves this machine."""
 
     def __init__(
         self, answer: Callable[[Sequence[Mapping[str, Json]]], Reply], *, name: str = "instant", tools: bool = True
