@@ -135,8 +135,8 @@ RULES = {
     "app": _rule(
         "the composition root: the one file that knows everyone",
         "approvals confidential contracts config delegation erasure findings home ids installed kernel labelling"
-        " leaving lessons limits marking orchestrator packages planning policy providers replay roles sandbox schemas store"
-        " tokens tracing",
+        " leaving lessons limits marking orchestrator packages planning policy providers quarantine replay roles sandbox"
+        " schemas store tokens tracing",
     ),
     "ledger": _rule(
         "compares the lists that commands read with the journal that proves them", "contracts kernel store"
@@ -171,7 +171,7 @@ RULES = {
     "bench": _rule(
         "measures every part as it is, and plain SQLite and tools of the usual kinds beside it",
         "__init__ app config contracts delegation filter findings gateway home ids installed kernel labelling"
-        " operations orchestrator packages planning policy provenance providers sandbox schemas store testing",
+        " operations orchestrator packages planning policy provenance providers sandbox schemas tokens store testing",
         "agentdojo apsw httpx2 mcp",
     ),
 }
