@@ -135,8 +135,8 @@ RULES = {
     "app": _rule(
         "the composition root: the one file that knows everyone",
         "approvals confidential contracts config delegation erasure findings home ids installed kernel labelling"
-        " leaving lessons limits marking orchestrator packages planning policy providers quarantine replay roles sandbox"
-        " schemas store tokens tracing",
+        " leaving lessons limits marking orchestrator packages planning policy providers quarantine replay roles"
+        " sandbox schemas store tokens tracing",
     ),
     "ledger": _rule(
         "compares the lists that commands read with the journal that proves them", "contracts kernel store"
