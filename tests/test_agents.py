@@ -751,7 +751,8 @@ def folder(root: Path, name: str, *, calls: int = 200, depth: int = 8) -> Path:
 async def installed(system: Loket, root: Path, *names: str) -> None:
     for name in names:
         made = folder(root, name)
-        await system.installed.install(made, "local", [*USED[:-1], "kv.get", "kv.set", "llm.complete", "clock.now"], "owner")
+        granted = [*USED[:-1], "kv.get", "kv.set", "llm.complete", "clock.now"]
+        await system.installed.install(made, "local", granted, "owner")
 
 
 async def said(system: Loket, agent: str, text: str) -> str:

@@ -267,8 +267,8 @@ STOCK: tuple[Capability, ...] = (
         waits=True,
         examples=(
             {
-                "text": "Your invoice of 12.50 EUR is due on 2026-12-01.",
-                "schema": {"type": "object", "properties": {"amount": {"type": "number"}}},
+                "text": "12.50 EUR",
+                "schema": {"type": "object", "properties": {"eur": {"type": "number"}}},
             },
         ),
     ),

@@ -163,9 +163,7 @@ PLANS: tuple[Capability, ...] = (
         answer=REPORT,
         args_kb=1_024,
         waits=True,
-        examples=(
-            {"plan": {"title": "Sister", "steps": [{"id": "find", "call": "brain.search", "args": {"query": ""}}]}},
-        ),
+        examples=({"plan": {"title": "A", "steps": [{"id": "a", "call": "brain.search", "args": {"query": ""}}]}},),
     ),
     Capability(
         id="plan.run",

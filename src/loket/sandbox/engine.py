@@ -97,18 +97,23 @@ class WasmSandbox:
         self._engine.close()
 
     def _component(self, wasm: Path, digest: str) -> Component:
-        data = _read(wasm)
-        found = hashlib.sha256(data).hexdigest()
-        if found != digest:
-            raise Damaged(
-                "module.digest",
-                f"{wasm.name} has the digest {found[:16]}…, and {digest[:16]}… was installed",
-                "install the module again, or restore it from a backup",
-            )
-        return self._checked(self._compiled(data, digest, wasm), wasm)
+        """The component of these bytes, as a rule from the cache; they are hashed as they lie on the disk.
+
+        A module has 18 MB, and what was read whole once stays with the process.
+        """
+        _same(digest, _digest_of(wasm), wasm)
+        component = from_cache(self._engine, self._cached(digest))
+        if component is None:
+            data = _read(wasm)
+            _same(digest, hashlib.sha256(data).hexdigest(), wasm)
+            component = self._compiled(data, digest, wasm)
+        return self._checked(component, wasm)
+
+    def _cached(self, digest: str) -> Path:
+        return self._cache / f"{digest[:32]}-{engine_key()}.cwasm"
 
     def _compiled(self, data: bytes, digest: str, wasm: Path) -> Component:
-        cached = self._cache / f"{digest[:32]}-{engine_key()}.cwasm"
+        cached = self._cached(digest)
         component = from_cache(self._engine, cached)
         if component is None:
             compile_apart(data, cached, wasm.name)
@@ -362,8 +367,30 @@ def _handle_type_is_right(item: object) -> bool:
     )
 
 
+def _same(digest: str, found: str, wasm: Path) -> None:
+    """Raise `Damaged` where bytes have another digest than those that were installed."""
+    if found != digest:
+        raise Damaged(
+            "module.digest",
+            f"{wasm.name} has the digest {found[:16]}…, and {digest[:16]}… was installed",
+            "install the module again, or restore it from a backup",
+        )
+
+
+def _digest_of(wasm: Path) -> str:
+    try:
+        with wasm.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _missing(wasm, error) from None
+
+
 def _read(wasm: Path) -> bytes:
     try:
         return wasm.read_bytes()
     except OSError as error:
-        raise Damaged("module.missing", f"cannot read {wasm.name}: {error.strerror}", "install it again") from None
+        raise _missing(wasm, error) from None
+
+
+def _missing(wasm: Path, error: OSError) -> Damaged:
+    return Damaged("module.missing", f"cannot read {wasm.name}: {error.strerror}", "install it again")
