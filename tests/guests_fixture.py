@@ -56,6 +56,14 @@ def _is_source(path: Path) -> bool:
     return not hidden and path.suffix != ".wasm"
 
 
+def unfenced(content: str) -> str:
+    """What stands between the two lines with which the stock agent fences the result of a tool."""
+    first, inner, last = content.split("\n")
+    assert first.startswith("<data-")
+    assert last == f"</{first[1:]}"
+    return inner
+
+
 class Scripted:
     """A host whose answers stand in a mapping: capability id to value, error, or function of the arguments.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from guests_fixture import NOW, Scripted, built_guest, digest_of
+from guests_fixture import NOW, Scripted, built_guest, digest_of, unfenced
 from loket.contracts import Guest, Limits, LoketError, Refusal, RunEnded, Segment
 from loket.sandbox import WasmSandbox
 
@@ -326,7 +326,7 @@ def test_a_capable_model_gets_rules_turns_and_tools(main: Guest) -> None:
         "Good day",
         "What is my sister's name?",
     ]
-    results = [json.loads(message["content"]) for message in second["messages"] if message["role"] == "tool"]
+    results = [json.loads(unfenced(message["content"])) for message in second["messages"] if message["role"] == "tool"]
     assert results[0]["memories"][0]["id"] == 1
     assert results[1]["refused"] == "tool.unknown"
     assert [message["role"] for message in first["messages"]] == ["system", "user", "assistant", "user"]
@@ -338,7 +338,7 @@ def test_a_refused_tool_goes_back_to_the_model_with_its_remedy(main: Guest) -> N
     refused = Refusal("grant.missing", "no grant", "loket grants allow main brain.forget")
     host = agent_host(CAPABLE, lambda _args: next(replies), **{"brain.forget": refused})
     tell(main, host, "Forget it", tools=[{**SEARCH_TOOL, "name": "brain.forget"}])
-    result = json.loads(host.asked("llm.complete")[1]["messages"][-1]["content"])
+    result = json.loads(unfenced(host.asked("llm.complete")[1]["messages"][-1]["content"]))
     assert result == {
         "refused": "grant.missing",
         "message": "no grant",
@@ -466,7 +466,8 @@ def test_a_tool_tells_its_lesson_once_and_is_then_used(main: Guest) -> None:
     tell(main, host, "Look it up", tools=[FETCH_TOOL])
     assert [args["url"] for args in host.asked("net.fetch")] == ["https://good.example/", "https://bad.example/x"]
     assert [args.get("subject") for args in host.asked("brain.search")] == [None, None, "net.fetch"]
-    results = [json.loads(m["content"]) for m in host.asked("llm.complete")[-1]["messages"] if m["role"] == "tool"]
+    said = host.asked("llm.complete")[-1]["messages"]
+    results = [json.loads(unfenced(m["content"])) for m in said if m["role"] == "tool"]
     assert results[0] == {"status": 200}
     assert results[1]["lesson"] == REFUSED
     assert results[2] == {"status": 200}

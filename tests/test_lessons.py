@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from guests_fixture import GUESTS, NOW, built_guest
+from guests_fixture import GUESTS, NOW, built_guest, unfenced
 from live import loket, prepare, serving
 from loket.app import Loket, running
 from loket.contracts import BadInput, Capability, Ending, Grant, Principal, Recorded, RowKind, RunRequest, RunStatus
@@ -384,7 +384,7 @@ def test_a_tool_that_failed_before_tells_its_lesson_first(tmp_path: Path) -> Non
         second = loket(home, "ask", "main", "Good morning", "--conversation", "new", "--json")
         published = [call for call in second["calls"] if call["capability"] == "message.publish"]
         assert len(published) == 1
-        told, tried = [json.loads(m["content"]) for m in asked[-1].body["messages"] if m["role"] == "tool"]
+        told, tried = [json.loads(unfenced(m["content"])) for m in asked[-1].body["messages"] if m["role"] == "tool"]
         assert told["lesson"].startswith("message.publish for closed/ was refused (grant.constraint).\nBecause:")
         assert "ask for the same once more" in told["note"]
         assert tried["refused"] == "grant.constraint"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from guests_fixture import COMPILED
+from guests_fixture import COMPILED, unfenced
 from live import environment, loket, prepare
 from loket.app import Loket, running
 from loket.bench import Place
@@ -105,7 +105,7 @@ def test_the_stock_agent_does_a_request_of_several_steps_as_a_plan(tmp_path: Pat
             assert messages[1]["content"] == asked
             return json.dumps(PLAN)
         if messages[-1]["role"] == "tool":
-            return f"It says: {json.loads(messages[-1]['content'])['answer']['text']}"
+            return f"It says: {json.loads(unfenced(messages[-1]['content']))['answer']['text']}"
         return {"tool_calls": [{"id": "1", "name": "plan", "arguments": {}}]}
 
     async def story(system: Loket) -> None:

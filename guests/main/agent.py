@@ -68,7 +68,7 @@ class Conversation:
         self.text = text
         self.persona = args.get("persona") or ""
         self.rules = args.get("rules") or ""
-        self.tools = Toolbox(args.get("tools") or [], text)
+        self.tools = Toolbox(args.get("tools") or [], text, self.rules)
         self.memories = call("brain.search", query=text[:4_000], limit=RECALLED)["memories"]
         self.used: list[dict[str, Any]] = []
         self.model: str | None = None
@@ -109,7 +109,8 @@ class Conversation:
         turns = [turn_of(memory) for memory in reversed(recent) if is_turn(memory)]
         lessons = for_prompt(self.memories, self.tools.capabilities)
         self.tools.warned(lessons)
-        messages, self.used = full_prompt(self.persona, self.rules, self.memories, lessons, turns, self.text)
+        about = (self.persona, self.rules, self.tools.rule())
+        messages, self.used = full_prompt(about, self.memories, lessons, turns, self.text)
         offered = {"tools": self.tools.offered} if with_tools and self.tools.offered else {}
         for _ in range(ROUNDS):
             answer = self.complete(messages=messages, **offered)

@@ -86,13 +86,17 @@ def is_told(memory: Memory, text: str) -> bool:
 
 
 def full_prompt(
-    persona: str, rules: str, memories: list[Memory], lessons: list[Memory], turns: list[Message], text: str
+    about: tuple[str, str, str], memories: list[Memory], lessons: list[Memory], turns: list[Message], text: str
 ) -> tuple[list[Message], list[Memory]]:
-    """Build the messages for a capable model, and list the memories in them."""
+    """Build the messages for a capable model, and list the memories in them.
+
+    `about` is persona, rules, and what is to be said of the results of tools.
+    """
+    persona, rules, results = about
     others = [memory for memory in memories if memory["text"] != text and not is_lesson(memory)]
     used = [memory for memory in others if not is_drawn(memory)][:FULL_MEMORIES]
     today = dt.datetime.now(dt.UTC).strftime("%A, %d %B %Y")
-    parts = [persona.strip() or DEFAULT_PERSONA, rules.strip(), f"Today is {today} (UTC)."]
+    parts = [persona.strip() or DEFAULT_PERSONA, rules.strip(), results, f"Today is {today} (UTC)."]
     if used:
         parts.append("What you remember:\n" + "\n".join(_noted(memory) for memory in used))
     if lessons:
