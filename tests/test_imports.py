@@ -170,7 +170,7 @@ RULES = {
     "evaluation": _rule("measures the brain as it is, without a kernel around it", "contracts providers store"),
     "bench": _rule(
         "measures every part as it is, and plain SQLite and tools of the usual kinds beside it",
-        "__init__ app config contracts delegation filter findings gateway home ids installed kernel labelling"
+        "__init__ app approvals config contracts delegation filter findings gateway home ids installed kernel labelling"
         " operations orchestrator packages planning policy provenance providers sandbox schemas tokens store testing",
         "agentdojo apsw httpx2 mcp",
     ),

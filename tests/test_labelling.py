@@ -247,3 +247,67 @@ def test_the_labels_of_a_record_that_says_its_own_are_finer_than_the_answers(rig
     rig.ask(later, "kv.set", key="where", value="Ana lives in Utrecht")
     rig.ask(third := rig.begin("r3"), "kv.get", key="where")
     assert PAGE not in third.exposed
+
+
+def test_an_error_carries_the_labels_of_what_it_may_quote(rig: Brained) -> None:
+    """A refusal or a failure that was caused by a value by reference taints the run as the value would."""
+    run = rig.begin("r1")
+    rig.ask(run, "web.read", **{"$as": "reference"})
+    for name, args in [
+        ("fs.write", {"path": {"$ref": "r1.text"}, "text": "x", "no": 1}),
+        ("fs.read", {"path": {"$ref": "r1.text"}}),
+        ("kv.set", {"key": "a", "value": {"$ref": "r1.text.more"}}),
+    ]:
+        assert PAGE not in run.exposed, name
+        with pytest.raises(Refusal):
+            rig.ask(run, name, **args)
+        assert PAGE in run.exposed, name
+        history, _open, _end = recorded_from(rig.rows("r1"))
+        assert PAGE in history[-1].labels, name
+        run = rig.begin("r1" + name)
+        run.history[:] = [history[0]]
+        run.position = 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ["M", "y"],
+        [True, False, None],
+        {"sister": 1},
+        [1, 2],
+        "sister",
+        "is called Ana",
+        ["fact", "episode"],
+    ],
+)
+def test_pieces_spell_nothing_that_is_the_owners(rig: Brained, value: Any) -> None:
+    """Letters, words, choices, numbers and yes or no carry what the run has seen: anything could be put together."""
+    run = rig.begin("r1", TYPED)
+    rig.ask(run, "web.read")
+    rig.ask(run, "kv.set", key="a", value=value)
+    later = rig.begin("r2")
+    rig.ask(later, "kv.get", key="a")
+    assert PAGE in later.exposed
+
+
+@pytest.mark.parametrize(
+    "value", ["My sister is called Ana.", "to Ana", 'My sister is called Ana. Write "to Ana" below.']
+)
+def test_whole_sentences_and_quotations_are_the_owners(rig: Brained, value: str) -> None:
+    """What means what it says by itself stays the owner's, whatever else the run has read."""
+    run = rig.begin("r1", TYPED)
+    rig.ask(run, "web.read")
+    rig.ask(run, "kv.set", key="a", value=value)
+    later = rig.begin("r2")
+    rig.ask(later, "kv.get", key="a")
+    assert PAGE not in later.exposed
+
+
+def test_what_follows_a_command_is_the_owners(rig: Brained) -> None:
+    """`/remember TEXT` remembers the owner's text."""
+    run = rig.begin("r1", "/remember Ana lives in Utrecht")
+    rig.ask(run, "web.read")
+    rig.ask(run, "brain.add", items=[{"text": "Ana lives in Utrecht", "kind": "fact", "speaker": "user"}])
+    found = rig.ask(rig.begin("r2"), "brain.search", query="")["memories"]
+    assert found[0]["labels"] == ["owner"]

@@ -21,6 +21,7 @@ from loket.contracts import (
     Decision,
     Failed,
     Question,
+    Refusal,
     RunEnded,
     Verdict,
 )
@@ -49,7 +50,7 @@ class Obliging:
         return self._decision
 
 
-def leaving(*, cloud: bool = True, leaked: Callable[[str], None] = lambda _agent: None, **table: Any) -> Leaving:
+def leaving(*, cloud: bool = True, leaked: Callable[..., None] = lambda _agent, _where: None, **table: Any) -> Leaving:
     return Leaving(
         table,
         vault_values=lambda: [TOKEN],
@@ -99,14 +100,30 @@ def test_what_the_owner_named_may_leave_but_no_secret_of_the_vault(outside: Outs
     assert "redacted: vault" in outside.send(f"key {TOKEN}", f"send key {TOKEN}")["value"]["said"]
 
 
+def test_a_number_that_the_owner_typed_with_blanks_may_leave_without_them(outside: Outside) -> None:
+    """It is the owner's own word however it is grouped."""
+    said = outside.send(CARD.replace(" ", ""), f"pay with {CARD}")["value"]["said"]
+    assert said == CARD.replace(" ", "")
+
+
+def test_a_critical_argument_is_never_changed_after_the_decision(outside: Outside) -> None:
+    """What was decided on is performed, or nothing is: a redacted key would be another key."""
+    run = outside.rig.run(outside.rig.module("tester", "kv.set"), "r1")
+    with pytest.raises(Refusal) as caught:
+        outside.rig.counter.call(run, "kv.set", json.dumps({"key": TOKEN, "value": 1}))
+    assert caught.value.code == "redaction.critical"
+    assert TOKEN not in caught.value.message
+    assert outside.got == []
+
+
 def test_a_canary_that_would_leave_ends_the_run_before_anything_is_sent(tmp_path: Path) -> None:
     """The provider is not called, the run ends with `canary.seen`, and whoever stops agents hears which."""
-    leaked: list[str] = []
-    exits = leaving(leaked=leaked.append)
+    leaked: list[Any] = []
+    exits = leaving(leaked=lambda agent, where: leaked.append((agent, where["capability"])))
     outside = Outside(tmp_path, exits)
     with pytest.raises(RunEnded) as caught:
         outside.send(f"my rules say: {exits.canary('tester')}")
-    assert (caught.value.code, leaked, outside.got) == ("canary.seen", ["tester"], [])
+    assert (caught.value.code, leaked, outside.got) == ("canary.seen", [("tester", "kv.set")], [])
     outside.rig.close()
 
 
@@ -115,7 +132,7 @@ def test_a_model_on_this_machine_gets_everything() -> None:
     question: Any = type("Asked", (), {})()
     question.args = {"messages": [{"content": f"card {CARD}"}]}
     question.run = type("Run", (), {"words": ""})()
-    question.capability = type("Of", (), {"family": "llm"})()
+    question.capability = type("Of", (), {"family": "llm", "critical": ()})()
     assert leaving(cloud=False).outgoing(question) is question.args
     assert CARD not in json.dumps(leaving().outgoing(question))
 
@@ -158,12 +175,12 @@ def test_an_agent_whose_canary_leaks_is_stopped_and_the_journal_says_so(tmp_path
 
     async def play() -> list[dict[str, Any]]:
         async with running(Home(tmp_path), llm=InstantModel(lambda _messages: "ok")) as system:
-            system._leaked("main")
+            system._leaked("main", {"capability": "net.fetch", "run": "r1"})
             await asyncio.to_thread(system.journal.sync)
             return [row.meta for row in system.journal.rows() if row.meta.get("what") == "canary.seen"]
 
     (note,) = asyncio.run(play())
-    assert (note["agent"], note["severity"]) == ("main", "critical")
+    assert (note["agent"], note["severity"], note["capability"]) == ("main", "critical", "net.fetch")
 
 
 @pytest.mark.parametrize(

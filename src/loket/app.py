@@ -176,7 +176,7 @@ class Loket:
             headless=config.approval_headless == "deny",
             most_open=config.approval_open,
         )
-        findings = Findings(self.registry, self.grants, endorsed=self.approvals.endorsed)
+        findings = Findings(self.registry, self.grants)
         labelling = Labelling(findings, Marking(Confidential(config.confidential)), findings.wants)
         self.limits = home_meter(
             config, self.database, self.journal, now=now, roles_of=self._roles_of, cost_of=_dearest(llm)
@@ -265,9 +265,9 @@ class Loket:
         self.tracer.ended(run.request.id)
         self.lessons.ended(run, ending)
 
-    def _leaked(self, agent: str) -> None:
-        """An agent's canary was about to leave: whatever it does ends, and the journal says why."""
-        facts = {"what": "canary.seen", "severity": "critical", "agent": agent, "principal": "host:loket"}
+    def _leaked(self, agent: str, where: Mapping[str, str]) -> None:
+        """An agent's canary was about to leave: whatever it does ends, and the journal says why, and in which call."""
+        facts = {"what": "canary.seen", "severity": "critical", "agent": agent, "principal": "host:loket", **where}
         self.journal.append("", 0, RowKind.NOTE, facts, "{}")
         for run, state in self.engine.unfinished().items():
             if state.request.agent == agent:

@@ -31,7 +31,7 @@ class Confidential:
 def _shown(call: Call, capability: Capability, answer: Mapping[str, Json]) -> list[str]:
     """The places that an answer shows, as settings write them."""
     if capability.family == "brain":
-        return [f"memories/{memory.get('subject') or ''}" for memory in answer.get("memories", ())]
+        return [f"memories/{(memory.get('subject') or '').casefold()}" for memory in answer.get("memories", ())]
     if capability.family == "kv":
         return [f"kv/{key}" for key in [call.args.get("key", ""), *answer.get("keys", ())] if key]
     path = str(call.args.get("path", ""))
@@ -47,7 +47,7 @@ def _checked(agent: str, places: Json) -> tuple[str, ...]:
             f"confidential.{agent} is {places!r}, and a list of places is needed",
             f'{agent} = ["*"], or places such as "files/private/", "kv/bank", "memories/health"',
         )
-    return tuple(places)
+    return tuple(place.casefold() if place.startswith("memories/") else place for place in places)
 
 
 def _is_place(place: Json) -> bool:

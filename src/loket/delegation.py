@@ -198,7 +198,7 @@ class Delegation:
         _refuse_deeper(sender)
         _refuse_flood(sender, unfinished)
         ref = replace(ref, limits=await self._share(ref.limits, sender, unfinished))
-        labels = join_labels(call.labels_of("text"), (f"agent:{call.agent}",))
+        labels = join_labels(call.labels_of(), (f"agent:{call.agent}",))
         request = self._request(sender, call, run, ref, place, args, labels)
         await self._engine.submit(request, awaited=False)
 

@@ -2,15 +2,16 @@
 
 The judge (`loket.provenance`) is pure. Here it gets the owner's words of the run's root, the answers that the run got,
 clean reads of its own through local capabilities that the run's module was granted, and what the owner has decided
-before: grants that name a value exactly, and approvals for this run. Its own reads are part of deciding: no module
+before: grants that name a value exactly. Its own reads are part of deciding: no module
 sees them, and the finding says in words what they found.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from loket.contracts import (
+    OWNER,
     Answer,
     Call,
     Capability,
@@ -30,14 +31,24 @@ from loket.kernel.refs import resolve
 from loket.kernel.registry import Registry
 from loket.provenance import Judge, Owner, Reading, Request, wanted
 
-Endorsed: TypeAlias = Callable[[str], Iterable[tuple[str, str, Json]]]
-"""What the owner approved for a run: capability, argument, value."""
-
 NEEDED = "request"
 """The name under which a finding says that the request cannot need the capability at all."""
 
+_KEPT = frozenset({"fs"})
+"""Families whose answers say by their labels whose words they are."""
+
+_OWNERS = frozenset({str(OWNER)})
+"""Labels of a file that nobody but the owner had a hand in; one that the owner put there has none."""
+
 _OWN = frozenset({"brain", "kv", "fs", "llm"})
 """Families whose effects stay in the agent's own stores, which keep labels: they need no reads of the judge's own."""
+
+
+_OWNER = Owner(identities=_OWNERS)
+_OTHERS = frozenset({"host", "sender", "client"})
+"""Kinds of labels of what other people wrote."""
+_READ_BACK = {"fs.write": ("fs.read", "path"), "kv.set": ("kv.get", "key"), "kv.delete": ("kv.get", "key")}
+"""What a call replaces, and the read that shows it."""
 
 
 class Findings:
@@ -47,13 +58,11 @@ class Findings:
         self,
         registry: Registry,
         grants: Grants,
-        owner: Callable[[], Owner] = Owner,
-        endorsed: Endorsed = lambda _run: (),
+        owner: Callable[[], Owner] = lambda: _OWNER,
     ) -> None:
         self._registry = registry
         self._grants = grants
         self._owner = owner
-        self._endorsed = endorsed
 
     def __call__(self, run: RunView, capability: Capability, args: Mapping[str, Json]) -> Mapping[str, Finding]:
         """One finding for each critical argument that is present, and one for `request` where it cannot need this."""
@@ -65,6 +74,8 @@ class Findings:
         for name, finding in list(found.items()):
             if not finding.good:
                 found[name] = self._decided(run, capability, name, args[name]) or finding
+            elif finding.origin is Origin.BOUNDED and name in args and self._replaces(run, capability, args):
+                found[name] = Finding(Origin.UNTRUSTED, "it would replace what came from nobody but the owner")
         if capability.data.wanted and not wanted(judge.request, capability):
             delegated = "somebody else's words may" if judge.request.delegates else "nothing in the request does"
             origin = Origin.BOUNDED if judge.request.delegates else Origin.UNTRUSTED
@@ -89,9 +100,15 @@ class Findings:
         return known.judge
 
     def _reading(self, run: RunView, recorded: Any) -> Reading | None:
+        """A call of the run, for the judge.
+
+        What stores answer with labels of their own is left out: the judge reads that itself, and sees whose it is.
+        """
         if recorded.answer is None or not self._registry.knows(recorded.capability):
             return None
         capability = self._registry.find(recorded.capability).capability
+        if capability.family in _KEPT and not capability.effect.changes:
+            return None
         try:
             args = resolve(json.loads(recorded.args), run.history)
         except LoketError:
@@ -126,7 +143,26 @@ class Findings:
             answer = entry.handler(call)
         except LoketError:
             return None
-        return answer.value if isinstance(answer, Answer) and entry.check_answer(answer.value) is None else None
+        if not isinstance(answer, Answer) or entry.check_answer(answer.value) is not None:
+            return None
+        return answer.value if name != "fs.read" or set(answer.labels) <= _OWNERS else None
+
+    def _replaces(self, run: RunView, capability: Capability, args: Mapping[str, Json]) -> bool:
+        """Whether a run that has read what others wrote would replace what came from the owner alone."""
+        back = _READ_BACK.get(capability.id)
+        if back is None or not any(label.partition(":")[0] in _OTHERS for label in run.exposed):
+            return False
+        name, argument = back
+        entry, request = self._registry.find(name), run.request
+        if entry.handler is None:
+            return False
+        given = {argument: args[argument]}
+        call = Call(request.id, 0, request.agent, request.conversation, request.principal, name, given, run.exposed)
+        try:
+            answer = entry.handler(call)
+        except LoketError:
+            return False
+        return isinstance(answer, Answer) and answer.value.get("found", True) and set(answer.labels) <= _OWNERS
 
     # What the owner has decided before
 
@@ -138,9 +174,6 @@ class Findings:
         for grant in self._held(run):
             if grant.capability == capability.id and _names(capability, grant, name, value):
                 return Finding(Origin.TRUSTED, "the owner's grant names it")
-        for what, argument, approved in self._endorsed(run.request.id):
-            if (what, argument, approved) == (capability.id, name, value):
-                return Finding(Origin.TRUSTED, "the owner approved it for this run")
         return None
 
 

@@ -7,6 +7,7 @@ one web page does not taint every later memory, and nothing loses a label that i
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
@@ -61,11 +62,11 @@ class Labelling:
     ) -> Facts:
         """Labels by what the module sent, findings by what it stands for."""
         sources = _sources(run)
-        fixed = _schema_of(capability).fixed
+        schema = _schema_of(capability)
         labels: dict[str, Labels] = {}
         for name, value in given.items():
             if name in args:
-                labels |= _argument(name, value, sources, fixed)
+                labels |= _argument(name, value, sources, None if name in schema.free else schema.fixed)
         findings = self._judge(run, capability, args) if self._looks(capability) else {}
         return Facts(labels, findings)
 
@@ -84,7 +85,7 @@ class Sources:
 
     def __init__(self, run: RunView) -> None:
         request = run.request
-        self._words = request.words
+        self._said = frozenset(_said(request.words))
         self._known: dict[str, Labels] = {}
         self._answers: list[tuple[Labels, Any]] = []
         self.exposed = run.exposed
@@ -105,7 +106,7 @@ class Sources:
         """The labels of a text that a module sent."""
         if not text:
             return _NONE
-        if self._words and text in self._words:
+        if text in self._said:
             return (str(OWNER),)
         return self._known.get(text, self.exposed) if len(text) >= _SHORTEST else self.exposed
 
@@ -117,6 +118,27 @@ class Sources:
         return self._answers[int(number) - 1][0]
 
 
+_ENDS = re.compile(r"(?<=[.!?;])\s+|\n+")
+_QUOTED = re.compile(r"\"([^\"]+)\"|(?<!\w)'([^']+)'(?!\w)|\u201c([^\u201d]+)\u201d")
+
+
+def _said(words: str) -> Iterator[str]:
+    """What the owner said, in pieces that mean what they say by themselves.
+
+    All of it, its lines and sentences, what stands in quotes, and what follows a command. A word or a part of a
+    sentence is none of these: out of such pieces anything can be put together, and "do not" can be left out.
+    """
+    yield words
+    yield words.strip()
+    if words.startswith("/"):
+        yield words.partition(" ")[2].strip()
+    for part in _ENDS.split(words):
+        if " " in part.strip():
+            yield part.strip()
+    for found in _QUOTED.finditer(words):
+        yield next(text for text in found.groups() if text is not None)
+
+
 def _sources(run: RunView) -> Sources:
     sources = run.memo.get("sources")
     if not isinstance(sources, Sources):
@@ -125,8 +147,14 @@ def _sources(run: RunView) -> Sources:
     return sources
 
 
-def _argument(name: str, value: Json, sources: Sources, fixed: frozenset[str]) -> dict[str, Labels]:
-    """The labels of an argument, and of the items of a list where they differ."""
+def _argument(name: str, value: Json, sources: Sources, fixed: frozenset[str] | None) -> dict[str, Labels]:
+    """The labels of an argument, and of the items of a list where they differ.
+
+    `fixed` are texts that its schema gives; None where it can be any JSON value, in which a choice of them, of numbers
+    or of yes and no, could spell something.
+    """
+    if fixed is None:
+        return {name: _any_labels(value, sources)}
     if not isinstance(value, list):
         return {name: _labels(value, sources, fixed)}
     items = [_labels(item, sources, fixed) for item in value]
@@ -134,6 +162,13 @@ def _argument(name: str, value: Json, sources: Sources, fixed: frozenset[str]) -
     if len(set(items)) > 1:
         found |= {f"{name}.{place}": labels for place, labels in enumerate(items[:_ITEMS])}
     return found
+
+
+def _any_labels(value: Json, sources: Sources) -> Labels:
+    """The labels of a value that may be anything: a text, or a reference, by itself says where it is from."""
+    if isinstance(value, str) or (isinstance(value, Mapping) and "$ref" in value):
+        return _labels(value, sources, frozenset())
+    return join_labels(sources.exposed, _labels(value, sources, frozenset()))
 
 
 def _labels(value: Json, sources: Sources, fixed: frozenset[str]) -> Labels:
@@ -170,6 +205,8 @@ class _Schema(NamedTuple):
 
     fixed: frozenset[str]
     """Texts that the schema of the arguments gives: names of properties, values to choose from. They say nothing."""
+    free: frozenset[str]
+    """Arguments that can be any JSON value."""
     says: bool
     """Whether an answer can hold a text."""
 
@@ -181,9 +218,20 @@ _SCHEMAS: dict[str, tuple[Capability, _Schema]] = {}
 def _schema_of(capability: Capability) -> _Schema:
     found = _SCHEMAS.get(capability.id)
     if found is None or found[0] is not capability:
-        made = _Schema(frozenset(_enumerated(capability.arguments)), _holds_text(capability.answer))
+        arguments = capability.arguments.get("properties", {})
+        free = frozenset(name for name, schema in arguments.items() if _is_free(schema))
+        made = _Schema(frozenset(_enumerated(capability.arguments)), free, _holds_text(capability.answer))
         found = _SCHEMAS[capability.id] = (capability, made)
     return found[1]
+
+
+def _is_free(schema: Any) -> bool:
+    """Whether a JSON Schema leaves open what a value is made of."""
+    if not isinstance(schema, Mapping) or ("type" not in schema and "enum" not in schema):
+        return True
+    if schema.get("type") == "array":
+        return _is_free(schema.get("items"))
+    return schema.get("type") == "object" and schema.get("additionalProperties") is not False
 
 
 _NUMBERS = frozenset({"integer", "number", "boolean", "null"})

@@ -22,7 +22,8 @@ LOCAL_MODEL = "local-model"
 class Leaving:
     """Redactors by reader. `table` is `[redaction]` of the settings; `key` makes the canaries of `agents`.
 
-    `cloud` says whether a call of a model can leave this machine; `on_leak` hears of the agent whose canary was seen.
+    `cloud` says whether a call of a model can leave this machine; `on_leak` hears of the agent whose canary was
+    seen, and of the call in which it was.
     Raises `BadInput` for a wrong table.
     """
 
@@ -34,7 +35,7 @@ class Leaving:
         key: bytes,
         agents: Callable[[], Collection[str]],
         cloud: Callable[[], bool],
-        on_leak: Callable[[str], None],
+        on_leak: Callable[[str, Mapping[str, str]], None],
     ) -> None:
         self._key = key
         self._cloud = cloud
@@ -59,10 +60,18 @@ class Leaving:
         reader = _reader(question)
         if reader == "model" and not self._cloud():
             return question.args
-        allowed = question.run.words.split()
-        redacted = self._redactors[reader].json(dict(question.args), allowed)
-        self._look(redacted.canary)
+        redactor, words = self._redactors[reader], question.run.words
+        typed = [words[one.start : one.end] for one in redactor.text(words).found]  # with blanks in it, it may be
+        redacted = redactor.json(dict(question.args), [*words.split(), *typed])
+        self._look(redacted.canary, question)
         value: Mapping[str, Json] = redacted.value
+        for name in question.capability.critical:
+            if name in value and value[name] != question.args[name]:
+                raise Refusal(
+                    "redaction.critical",
+                    f"{name} of {question.capability.id} holds what may not leave",
+                    "leave it out, or pass a secret by its name: {{secret:NAME}}",
+                )
         return value
 
     def answer(self, value: Json, reader: str = "owner") -> Json:
@@ -98,9 +107,10 @@ class Leaving:
         self._look(stream.canary)
         return text
 
-    def _look(self, agent: str | None) -> None:
+    def _look(self, agent: str | None, question: Question | None = None) -> None:
         if agent is not None:
-            self._on_leak(agent)
+            where = {"capability": question.capability.id, "run": question.run.id} if question is not None else {}
+            self._on_leak(agent, where)
             raise Leak(agent)
 
 

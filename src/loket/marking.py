@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from loket.confidential import Confidential
-from loket.contracts import Call, Capability, Effect, Json, Labels
+from loket.contracts import Call, Capability, Effect, Json, Labels, host_names
 from loket.labelling import CONFIDENTIAL
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ class Marking:
     def __call__(self, call: Call, capability: Capability, answer: Mapping[str, Json]) -> Labels:
         """Sorted labels; as a rule none."""
         found = {CONFIDENTIAL} if self._confidential.holds(call, capability, answer) else set()
+        if capability.family == "net":  # an error that a host caused is the host's words too
+            found.update(f"host:{name.partition(':')[0]}" for name in host_names(str(call.args.get("url", "")))[:1])
         if capability.effect is Effect.FETCH and capability.family != "llm":
             for text in _texts(answer):
                 found.update(self._filtered(text))

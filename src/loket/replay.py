@@ -14,7 +14,20 @@ from loket.kernel.journal import Fault, Journal
 from loket.kernel.state import RunState, recorded_from
 from loket.kernel.text import canonical, decode_object
 
-_CUT = frozenset({"limit.cpu", "limit.calls", "run.stopped", "token.expired", "token.revoked", "module.revoked"})
+_CUT = frozenset(
+    {
+        "limit.cpu",
+        "limit.calls",
+        "limit.loop",
+        "limit.wall",
+        "limit.bytes",
+        "canary.seen",
+        "run.stopped",
+        "token.expired",
+        "token.revoked",
+        "module.revoked",
+    }
+)
 """Endings that came from outside the module: what it would have done next is not in the journal."""
 
 

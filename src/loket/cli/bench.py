@@ -11,6 +11,7 @@ from loket.contracts import BadInput
 
 if TYPE_CHECKING:
     from loket.bench import Benchmark, Row
+    from loket.bench.security import SecurityReport
 
 _eval = typer.Typer(help="Measure quality on a data set.", no_args_is_help=True)
 
@@ -28,14 +29,26 @@ def bench(
     kills: Annotated[int | None, typer.Option(min=0, help="kills (500), or plans (1,000).")] = None,
     losses: Annotated[int | None, typer.Option(min=0, help="durability: power losses (200).")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="durability, plans: repeats a schedule.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="security: a folder of JSONL files with texts for the filter.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="security: leave out what needs agentdojo, by name.")] = False,
 ) -> None:
     """Measure speed and memory, each beside a peer; everything on temporary homes, about five minutes in all.
 
     `loket bench durability` takes longer: it kills a server and takes the power, and then checks every promise.
+    `loket bench security` counts questions to the owner and attacks that reach their goal; each row has its target.
     """
-    from loket.bench import CAMPAIGN, PLANS_KILLED, chosen
+    from loket.bench import CAMPAIGN, PLANS_KILLED, SECURITY, chosen
 
     benchmarks = chosen(names or [])
+    if SECURITY in benchmarks and not list_:
+        _alone(benchmarks)
+        _schedules(kills, losses, seed)
+        _security(data, quick=quick, as_object=json_)
+        return
+    if data is not None or quick:
+        raise BadInput("bench.options", "--data and --quick belong to security", "loket bench security --quick")
     if CAMPAIGN in benchmarks and not list_:
         _alone(benchmarks)
         _durability(kills, losses, seed, as_object=json_)
@@ -44,8 +57,7 @@ def bench(
         _alone(benchmarks)
         _plans(kills, seed, as_object=json_)
         return
-    if (kills, losses, seed) != (None, None, None):
-        raise BadInput("bench.options", "these options belong to durability and plans", "loket bench durability")
+    _schedules(kills, losses, seed)
     if list_:
         _list(benchmarks, as_object=json_)
         return
@@ -58,9 +70,15 @@ def bench(
     show.say("Again, one by one: " + "; ".join(row.command for row in rows))
 
 
+def _schedules(kills: int | None, losses: int | None, seed: int | None) -> None:
+    """Refuse the options of the campaigns where none is run."""
+    if (kills, losses, seed) != (None, None, None):
+        raise BadInput("bench.options", "these options belong to durability and plans", "loket bench durability")
+
+
 def _alone(benchmarks: "tuple[Benchmark, ...]") -> None:
     if len(benchmarks) > 1:
-        raise BadInput("bench.alone", "durability and plans are run alone", "loket bench plans")
+        raise BadInput("bench.alone", "durability, plans and security are run alone", "loket bench plans")
 
 
 def _durability(kills: int | None, losses: int | None, seed: int | None, *, as_object: bool) -> None:
@@ -113,6 +131,46 @@ def _plans(kills: int | None, seed: int | None, *, as_object: bool) -> None:
         show.say(f"Again: {outcome.command}")
     if outcome.lost or outcome.doubled:
         raise typer.Exit(show.FAILED)
+
+
+def _security(data: Path | None, *, quick: bool, as_object: bool) -> None:
+    """Measure, say on stderr what is measured, and end with 1 where a row is not there or misses its target."""
+    from loket.bench import machine, working_place
+    from loket.bench.security import measure_security
+
+    with working_place() as place:
+        described = machine(place)
+        report = measure_security(
+            place,
+            data,
+            quick=quick,
+            say=lambda name: print(f"{name} ...", file=sys.stderr, flush=True),  # noqa: T201 - how far it is
+        )
+    if as_object:
+        show.as_json({"machine": described, **report.as_dict()})
+    else:
+        _show_security(report)
+    if not report.met:
+        raise typer.Exit(show.FAILED)
+
+
+def _show_security(report: "SecurityReport") -> None:
+    words = {None: "", True: "yes", False: "no"}
+    lines = [
+        [row.name, "-" if row.value is None else f"{row.value:g}", row.unit, row.n, row.aim, words[row.met]]
+        for row in report.rows
+    ]
+    show.table(["row", "value", "unit", "n", "target", "met"], lines, "nothing was measured")
+    for row in report.rows:
+        if row.reason is not None:
+            show.say(f"! {row.name} was not measured: {row.reason} ({row.remedy})")
+        for detail in row.details if row.met is False else ():
+            show.say(f"! {row.name}: {detail}")
+    if report.left_out:
+        show.say(f"Left out by --quick: {', '.join(report.left_out)}")
+    for command in dict.fromkeys(row.command for row in report.rows):
+        again = ", ".join(row.name for row in report.rows if row.command == command)
+        show.say(f"Again: {command}  # {again}")
 
 
 def _list(benchmarks: "tuple[Benchmark, ...]", *, as_object: bool) -> None:

@@ -37,6 +37,9 @@ class Topics(Protocol):
     def unsubscribe(self, call: Call, topic: str) -> list[str]:
         """Take a subscription of the call's agent back; the topics that are left."""
 
+    def labels(self, agent: str) -> Labels:
+        """Where the topics of an agent came from, together."""
+
     def erase(self, agent: str, runs: Collection[str]) -> list[str]:
         """Erase the subscriptions that these runs of an agent made; their topics."""
 

@@ -48,6 +48,7 @@ from loket.contracts import (
     Tokens,
     Usage,
     Verdict,
+    join_labels,
 )
 from loket.kernel import again, refs, rows, sides
 from loket.kernel.constraints import keep
@@ -371,7 +372,9 @@ class Counter:
     def _settle(self, run: RunState, pending: Pending, outcome: Answer | LoketError) -> str:
         if isinstance(outcome, LoketError):
             asked = outcome if isinstance(outcome, FailedAsk) else FailedAsk
-            labels = self._labels_of(pending, Answer({}, asked.labels))
+            # what went in may be quoted in the message, whatever an answer could hold
+            said = self._labels_of(pending, Answer({}, asked.labels))
+            labels = join_labels(said, *pending.facts.labels.values())
             self._outcome(run, pending, None, outcome, labels, asked.usage)
             raise outcome
         for name in pending.decision.obligations:
@@ -442,9 +445,10 @@ class Counter:
         known = self._registry.knows(capability)
         facts = rows.refusal_facts(run, capability if known else rows.UNKNOWN, refusal, started)
         text, side = rows.safe(args), run.sides.record()
-        value = rows.refusal_value(None if known else capability, text, refusal, run.facts, side)
+        labels = _quoted(run, args)
+        value = rows.refusal_value(None if known else capability, text, refusal, labels, run.facts, side)
         self._journal.append(run.request.id, run.next_ordinal, RowKind.CALL, facts, value)
-        recorded = Recorded(run.next_ordinal, rows.named(capability), text, None, refusal.as_dict(), side, ())
+        recorded = Recorded(run.next_ordinal, rows.named(capability), text, None, refusal.as_dict(), side, labels)
         run.remember(recorded)
         run.emit("call", {"capability": rows.named(capability), "decision": "deny", "reason": refusal.message})
 
@@ -493,6 +497,16 @@ def _resolved(run: RunState, entry: Entry, given: dict[str, Any], text: str) -> 
     if _longer(whole, entry.capability.args_kb << 10):
         raise _too_long(entry.capability, whole)
     return decoded, len(whole), by_reference
+
+
+def _quoted(run: RunState, args: str) -> Labels:
+    """The labels of what a refusal may quote: of the arguments, or of all that the run holds by reference.
+
+    Before the facts of a call are known, nobody has said which of these a reference in it meant.
+    """
+    if run.facts is not None:
+        return join_labels((), *run.facts.labels.values())
+    return join_labels((), *(held.labels for held in run.history if held.by_reference)) if refs.REF in args else ()
 
 
 def _too_long(capability: Capability, text: str) -> Refusal:

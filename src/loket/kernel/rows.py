@@ -81,6 +81,8 @@ def _decided(run: RunState, pending: Pending) -> tuple[str, str]:
         "root": run.request.root,
         "rules": decision.rules,
     }
+    if decision.obligations:
+        after["obligations"] = decision.obligations
     texts = (canonical(before)[1:-1], canonical(after)[1:-1])
     run.decided[call.capability] = (decision, texts)
     return texts
@@ -140,12 +142,17 @@ def _arg_labels(labels: Mapping[str, Labels]) -> str:
 
 
 def refusal_value(
-    unknown: str | None, args: str, refusal: Refusal, facts: Facts | None, side: Mapping[str, Any] | None
+    unknown: str | None,
+    args: str,
+    refusal: Refusal,
+    labels: Labels,
+    facts: Facts | None,
+    side: Mapping[str, Any] | None,
 ) -> str:
     """The value of a refused call's row as JSON text. `unknown` is the name of a capability that does not exist."""
     name = [f'"capability":{canonical(named(unknown))}'] if unknown is not None else []
     known = [f'"arg_labels":{_arg_labels(facts.labels)}'] if facts is not None else []
-    return _value([*known, f'"args":{args}', *name], refusal, (), facts, side)
+    return _value([*known, f'"args":{args}', *name], refusal, labels, facts, side)
 
 
 def _value(

@@ -139,7 +139,7 @@ def verdict_of(matching: Sequence[Rule], capability: Capability) -> tuple[Verdic
 
 def is_exact(rule: Rule, capability: Capability) -> bool:
     """Whether a rule names one principal, one capability, and of each critical argument its value or its absence."""
-    return rule.pinned is not None and rule.pinned.issuperset(capability.critical)
+    return bool(capability.critical) and rule.pinned is not None and rule.pinned.issuperset(capability.critical)
 
 
 def narrower(text: str, question: Question) -> bool:

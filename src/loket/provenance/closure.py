@@ -303,9 +303,13 @@ def _whole(record: Record, closure: Closure, why: str) -> None:
             closure.value(kind, value, why)
 
 
+_MOST_SUMMED = 1e7
+"""What is larger is a number of something, and no sum of money to be reckoned with."""
+
+
 def _sums(request: Request, closure: Closure) -> frozenset[float]:
     """Sums, differences and percentages over the numbers that the owner named or selected, to cents."""
-    base = sorted({*request.numbers, *closure.numbers})
+    base = sorted(number for number in {*request.numbers, *closure.numbers} if abs(number) < _MOST_SUMMED)
     if len(base) > _MOST_NUMBERS:
         return frozenset()
     if _HALVES.search(request.bare):

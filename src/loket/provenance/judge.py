@@ -19,6 +19,8 @@ from loket.provenance.world import Read, World, canonical
 
 _ORDER = tuple(Origin)
 _TEXT = ArgType("text")
+_LARGEST = 10**15
+"""A larger number is no number that anybody writes as one."""
 _NEAR = 3
 """Candidates that an explanation names."""
 
@@ -249,7 +251,7 @@ def names(request: Request, kind: ArgType, value: Any) -> bool:
     if kind.type == "object":
         return _by_id(request, str(value))
     if isinstance(value, (int, float)):
-        return float(value) in request.numbers
+        return abs(value) < _LARGEST and float(value) in request.numbers
     return _NAMES.get(kind.type, _by_words)(request, kind, str(value))
 
 

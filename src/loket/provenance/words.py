@@ -156,8 +156,17 @@ def fold(text: str) -> str:
 def _fold(text: str) -> str:
     if text.isascii():
         return " ".join(text.lower().split())
-    plain = text if any(_poses(c) for c in text) else unicodedata.normalize("NFC", text)
+    if _STACKED.search(text) is not None or any(_poses(c) for c in text):
+        plain = text  # the first is no word of any language, and takes quadratic time to put in order
+    else:
+        plain = unicodedata.normalize("NFC", text)
     return " ".join("".join(c.lower() if c.isascii() or not c.lower().isascii() else c for c in plain).split())
+
+
+_STACKED = re.compile(
+    r"[\u0300-\u036f\u0483-\u0489\u0591-\u05c7\u064b-\u065f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff]{30}"
+)
+"""So many combining marks upon one letter (UAX 15, section 13 allows 30)."""
 
 
 def _poses(character: str) -> bool:

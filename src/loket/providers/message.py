@@ -40,11 +40,11 @@ class MessageProvider:
 
     def subscribe(self, call: Call) -> Answer:
         """Answers `topics`: all that the agent subscribes to now. Raises `Refusal` where these are too many."""
-        return Answer({"topics": self._topics.subscribe(call, call.args["topic"])})
+        return Answer({"topics": self._topics.subscribe(call, call.args["topic"])}, self._topics.labels(call.agent))
 
     def unsubscribe(self, call: Call) -> Answer:
         """Answers `topics`: all that the agent still subscribes to."""
-        return Answer({"topics": self._topics.unsubscribe(call, call.args["topic"])})
+        return Answer({"topics": self._topics.unsubscribe(call, call.args["topic"])}, self._topics.labels(call.agent))
 
     # What a run left here
 

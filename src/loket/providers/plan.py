@@ -146,7 +146,7 @@ class PlanProvider:
                 "plan.many", f"{call.agent} has {others} plans", command("plans", "remove", call.agent, "NAME")
             )
         by = str(call.principal) if call.principal == OWNER else f"agent:{call.agent}"
-        plan, labels = json.dumps(call.args["plan"]), json.dumps(call.labels_of("plan"))
+        plan, labels = json.dumps(call.args["plan"]), json.dumps(call.labels_of("name", "plan"))
         connection.execute(
             "INSERT INTO plan VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (name) DO UPDATE"
             " SET plan = ?2, by = ?3, labels = ?4, saved = ?5, run = ?6",

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from loket.contracts import Call, Refusal
+from loket.contracts import Call, Labels, Refusal, join_labels
 from loket.store.database import open_database
 
 MIGRATIONS = (
@@ -30,13 +30,17 @@ MIGRATIONS = (
         PRIMARY KEY (run, ordinal)
     ) STRICT, WITHOUT ROWID;
     """,
+    """
+    -- JSON list: where the topic came from.
+    ALTER TABLE subscriptions ADD COLUMN labels TEXT NOT NULL DEFAULT '[]';
+    """,
 )
 
 MOST_TOPICS = 100
 """Topics that one agent may subscribe to."""
 
-_SUBSCRIBE = """INSERT INTO subscriptions VALUES (?, ?, ?, ?)
-    ON CONFLICT (agent, topic) DO UPDATE SET run = excluded.run"""
+_SUBSCRIBE = """INSERT INTO subscriptions VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (agent, topic) DO UPDATE SET run = excluded.run, labels = excluded.labels"""
 """A subscription that is renewed is the newer run's: erasing the older one does not take it."""
 
 _HEARING = """SELECT agent FROM subscriptions
@@ -74,7 +78,7 @@ class Bus:
                     f"{call.agent} subscribes to {MOST_TOPICS} topics, the most there may be",
                     "message.unsubscribe from some, or subscribe to one that ends in /",
                 )
-            row = (call.agent, topic, self._now(), call.run)
+            row = (call.agent, topic, self._now(), call.run, json.dumps(call.labels_of("topic")))
             self._connection.execute(_SUBSCRIBE, row)
             return self._topics(call.agent)
 
@@ -88,6 +92,13 @@ class Bus:
             return self._topics(call.agent)
 
         return self._once(call, change)
+
+    def labels(self, agent: str) -> Labels:
+        """Where the topics of an agent came from, together."""
+        with self._lock:
+            sql = "SELECT DISTINCT labels FROM subscriptions WHERE agent = ?"
+            rows = self._connection.execute(sql, (agent,)).fetchall()
+        return join_labels((), *(tuple(json.loads(str(text))) for (text,) in rows))
 
     def hearing(self, call: Call, topic: str) -> list[str]:
         """Agents that subscribed to a topic when this call was first made, the call's own left out."""
