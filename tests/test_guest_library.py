@@ -346,6 +346,17 @@ def test_a_refused_tool_goes_back_to_the_model_with_its_remedy(main: Guest) -> N
     }
 
 
+def test_a_model_has_no_references(main: Guest) -> None:
+    """What a model writes as one is a plain word, in the call and in the history that the model is sent again."""
+    wanted = {"id": {"$ref": "r1.memories[0].id"}, "$as": "reference"}
+    replies = iter([reply("", [{"id": "1", "name": "brain_forget", "arguments": wanted}]), reply("Done.")])
+    host = agent_host(CAPABLE, lambda _args: next(replies), **{"brain.forget": {"forgotten": [1]}})
+    tell(main, host, "Forget it", tools=[{**SEARCH_TOOL, "name": "brain.forget"}])
+    plain = {"id": {"ref": "r1.memories[0].id"}, "as": "reference"}
+    assert host.asked("brain.forget") == [plain]
+    assert host.asked("llm.complete")[1]["messages"][-2]["tool_calls"][0]["arguments"] == plain
+
+
 def test_the_loop_of_tools_is_bounded(main: Guest) -> None:
     """A model that asks for tools without end is made to answer after six rounds, without tools."""
 

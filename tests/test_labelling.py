@@ -22,6 +22,8 @@ from loket.store.agents import AgentDatabases
 PAGE = "host:evil.example"
 """The label of what the web answers here."""
 
+TYPED = 'My sister is called Ana. Write "to Ana" below.'
+
 
 class Web:
     """A provider whose every answer holds a text that was never seen before, and one that says what it is given."""
@@ -291,9 +293,7 @@ def test_pieces_spell_nothing_that_is_the_owners(rig: Brained, value: Any) -> No
     assert PAGE in later.exposed
 
 
-@pytest.mark.parametrize(
-    "value", ["My sister is called Ana.", "to Ana", 'My sister is called Ana. Write "to Ana" below.']
-)
+@pytest.mark.parametrize("value", ["My sister is called Ana.", "to Ana", TYPED])
 def test_whole_sentences_and_quotations_are_the_owners(rig: Brained, value: str) -> None:
     """What means what it says by itself stays the owner's, whatever else the run has read."""
     run = rig.begin("r1", TYPED)

@@ -20,7 +20,7 @@ from prompts import (
     small_prompt,
     turn_of,
 )
-from tools import Toolbox
+from tools import Toolbox, without_references
 
 RECALLED = 10
 """Memories asked for; the prompts take fewer."""
@@ -125,6 +125,7 @@ class Conversation:
         """Ask the model once; whoever waits sees the text while it is written."""
         answer = call("llm.complete", stream=True, **arguments)
         self.model = answer["model"]
+        answer["tool_calls"] = without_references(answer["tool_calls"])
         return answer
 
     def without_model(self, refused: Refused) -> str:

@@ -121,8 +121,13 @@ class Toolbox:
         return {**{key: done[key] for key in ("status", "answer", "error") if key in done}, "steps": steps}
 
 
-def _some_of(value: dict[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: value[key] for key in keys if key in value}
+def without_references(value: Any) -> Any:
+    """What a model wants, with `$ref` and `$as` as plain words: models are told of no references here."""
+    if isinstance(value, dict):
+        return {
+            (name[1:] if name in ("$ref", "$as") else name): without_references(part) for name, part in value.items()
+        }
+    return [without_references(part) for part in value] if isinstance(value, list) else value
 
 
 def _tool_name(capability: str) -> str:

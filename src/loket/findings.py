@@ -7,6 +7,7 @@ sees them, and the finding says in words what they found.
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,12 +25,14 @@ from loket.contracts import (
     Origin,
     RunView,
     host_granted,
+    host_names,
 )
 from loket.kernel.constraints import keep
 from loket.kernel.grants import Grants
 from loket.kernel.refs import resolve
 from loket.kernel.registry import Registry
 from loket.provenance import Judge, Owner, Reading, Request, wanted
+from loket.provenance.words import fold
 
 NEEDED = "request"
 """The name under which a finding says that the request cannot need the capability at all."""
@@ -72,10 +75,8 @@ class Findings:
         found: dict[str, Finding] = judge.judge(capability, args)
         found |= {name: Finding(Origin.BOUNDED, "absent") for name in capability.critical if name not in args}
         for name, finding in list(found.items()):
-            if not finding.good:
-                found[name] = self._decided(run, capability, name, args[name]) or finding
-            elif finding.origin is Origin.BOUNDED and name in args and self._replaces(run, capability, args):
-                found[name] = Finding(Origin.UNTRUSTED, "it would replace what came from nobody but the owner")
+            if name in args and finding.origin in (Origin.UNTRUSTED, Origin.BOUNDED):
+                found[name] = self._else(run, judge, capability, name, args) or finding
         if capability.data.wanted and not wanted(judge.request, capability):
             delegated = "somebody else's words may" if judge.request.delegates else "nothing in the request does"
             origin = Origin.BOUNDED if judge.request.delegates else Origin.UNTRUSTED
@@ -164,6 +165,18 @@ class Findings:
             return False
         return isinstance(answer, Answer) and answer.value.get("found", True) and set(answer.labels) <= _OWNERS
 
+    def _else(
+        self, run: RunView, judge: Judge, capability: Capability, name: str, args: Mapping[str, Json]
+    ) -> Finding | None:
+        """What else is known of a value that the owner's words do not name or single out."""
+        decided = self._decided(run, capability, name, args[name])
+        if decided is not None:
+            return decided
+        titled = _titled(judge, args[name]) if name == "path" else None
+        if titled is None and self._replaces(run, capability, args):
+            return Finding(Origin.UNTRUSTED, "it would replace what came from nobody but the owner")
+        return titled
+
     # What the owner has decided before
 
     def _held(self, run: RunView) -> list[Grant]:
@@ -172,9 +185,36 @@ class Findings:
 
     def _decided(self, run: RunView, capability: Capability, name: str, value: Json) -> Finding | None:
         for grant in self._held(run):
-            if grant.capability == capability.id and _names(capability, grant, name, value):
+            if grant.capability != capability.id:
+                continue
+            if _names(capability, grant, name, value):
                 return Finding(Origin.TRUSTED, "the owner's grant names it")
+            texts = _hosts(capability, grant, name)
+            if texts and host_granted(str(value), texts):
+                return Finding(Origin.BOUNDED, "the owner granted this host; the rest of the address is the module's")
+            if texts is not None and _names_host(run.request.words, value):
+                return Finding(Origin.BOUNDED, "the owner named this host; the rest of the address is the module's")
         return None
+
+
+def _hosts(capability: Capability, grant: Grant, name: str) -> list[str] | None:
+    """The hosts that a grant names without a wildcard; None where the argument is no web address."""
+    rules = [rule for rule in capability.constraints if rule.argument == name and rule.match is Match.HOST]
+    if not rules:
+        return None
+    return [text for rule in rules for text in grant.constraints.get(rule.name, []) if "*" not in text]
+
+
+def _names_host(words: str, url: Json) -> bool:
+    """Whether the owner typed the host of an address, as a word of its own."""
+    host = host_names(str(url))[0].partition(":")[0]
+    return bool(host) and re.search(rf"(?<![\w.@-]){re.escape(host)}(?![\w-]|\.\w)", words, re.IGNORECASE) is not None
+
+
+def _titled(judge: Judge, value: Json) -> Finding | None:
+    """Whether a path is that of a file that the owner's words single out by its name ("my shopping list")."""
+    why = judge.closure().values.get(("file", fold(value))) if isinstance(value, str) else None
+    return Finding(Origin.SELECTED, why) if why is not None else None
 
 
 class _Judged:
@@ -188,14 +228,15 @@ class _Judged:
 
 
 def _names(capability: Capability, grant: Grant, name: str, value: Json) -> bool:
-    """Whether a grant's constraints name the value of an argument: itself, its host, the place that it begins with."""
+    """Whether a grant's constraints name the value of an argument: itself, or the place that it begins with.
+
+    A host that is granted does not: what follows it in an address can carry something to whoever can read it there.
+    """
     for rule in capability.constraints:
         texts = grant.constraints.get(rule.name, [])
-        if rule.argument != name or rule.match is Match.PROVIDER or not isinstance(value, str):
+        if rule.argument != name or rule.match in (Match.PROVIDER, Match.HOST) or not isinstance(value, str):
             continue
         exact = [text for text in texts if "*" not in text]
-        if rule.match is Match.HOST and host_granted(value, exact):
-            return True
         if rule.match is Match.EXACT and value in exact:
             return True
         if rule.match is Match.PREFIX and value.startswith(tuple(exact)) and exact:

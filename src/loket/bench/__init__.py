@@ -1,4 +1,4 @@
-"""`loket bench`: speed and memory, measured on this machine, each row beside a peer that was measured in the same run.
+"""`loket bench`: speed, memory and security, measured on this machine; times beside a peer of the same run.
 
 Everything happens on temporary homes and on loopback. The rows are in `loket.bench.suite`, one file a group of them.
 """
@@ -6,12 +6,13 @@ Everything happens on temporary homes and on loopback. The rows are in `loket.be
 from loket.bench.machine import machine
 from loket.bench.place import Place, working_place
 from loket.bench.rows import Peer, Row, Taken
-from loket.bench.suite import BENCHMARKS, CAMPAIGN, PLANS_KILLED, Benchmark, chosen, measure
+from loket.bench.suite import BENCHMARKS, CAMPAIGN, PLANS_KILLED, SECURITY, Benchmark, chosen, measure
 
 __all__ = [
     "BENCHMARKS",
     "CAMPAIGN",
     "PLANS_KILLED",
+    "SECURITY",
     "Benchmark",
     "Peer",
     "Place",

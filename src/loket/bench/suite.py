@@ -43,6 +43,14 @@ BENCHMARKS = (
         "sandbox:counter_call",
     ),
     Benchmark(
+        "policy-decision",
+        "a decision of the default policy that was made before, in the stock wiring; over batches of 100",
+        "microseconds",
+        50,
+        10_000,
+        "security_decision:policy_decision",
+    ),
+    Benchmark(
         "fresh-sandbox",
         "a Python guest from nothing to its first answer",
         "ms",
@@ -177,13 +185,23 @@ PLANS_KILLED = Benchmark(
 )
 """The same."""
 
+SECURITY = Benchmark(
+    "security",
+    "questions that ordinary requests need, attacks of a lost model that reach their goal, and the injection filter",
+    "rows that miss their target",
+    0,
+    1,
+    "security:measured",
+)
+"""It has rows of its own (`loket bench security`), and is run alone too."""
+
 
 def chosen(names: Sequence[str]) -> tuple[Benchmark, ...]:
-    """The benchmarks of these names in the order of the report; without names all of them but the campaign.
+    """The benchmarks of these names in the order of the report; without names all of them but those that are run alone.
 
     Raises `BadInput` for an unknown name.
     """
-    known = {benchmark.name: benchmark for benchmark in (*BENCHMARKS, CAMPAIGN, PLANS_KILLED)}
+    known = {benchmark.name: benchmark for benchmark in (*BENCHMARKS, CAMPAIGN, PLANS_KILLED, SECURITY)}
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)

@@ -18,6 +18,8 @@ HOSTS = (
 )
 
 TEXT_FILE = Rows("text", minted={"path": "path"}, text={"text": ""}, keys=("path",), bind={"path": "path"})
+FILE_NAMES = Rows("file", "entries[]", minted={"name": "file", "modified": "date"}, keys=("name",), insertable=False)
+"""Of the agent's own folder: others put nothing there but through a run, whose words say where they are from."""
 WEB_PAGE = Rows("page", minted={"url": "url"}, text={"text": ""}, keys=("url",), bind={"url": "url"})
 AN_AGENT = Data(types={"agent": ArgType("name", kind="agent")})
 A_TOPIC = Data(types={"topic": ArgType("name", kind="topic")})
@@ -106,6 +108,7 @@ TOOLS: tuple[Capability, ...] = (
         ),
         constraints=PATHS,
         examples=({"path": "notes"},),
+        data=Data(rows=(FILE_NAMES,), listing={}),
     ),
     Capability(
         id="net.fetch",

@@ -216,6 +216,9 @@ def _days(record: Record, name: str) -> list[str]:
     return [text[:10] for text in record.texts(name)]
 
 
+_ALL = re.compile(r"\b(all|every|each|everything)\b")
+
+
 def _yield(request: Request, world: World, key: Key, chosen: list[Hit], closure: Closure) -> None:
     """Put what the chosen records hold into the closure."""
     why = f"{chosen[0].record.rows.kind} that {key.text!r} singles out by its {chosen[0].name}"
@@ -230,6 +233,9 @@ def _yield(request: Request, world: World, key: Key, chosen: list[Hit], closure:
             _tokens(request, chosen[0], closure)
     elif all(hit.record.own for hit in chosen):
         _own_values([hit.record for hit in chosen], closure, f"the same in each {why}")
+        if key.strong and _ALL.search(request.bare):
+            for hit in chosen:
+                closure.id_of(hit.record, f"one of all that {key.text!r} finds", safe=True)
 
 
 def _own_values(found: list[Record], closure: Closure, why: str) -> None:
