@@ -8,7 +8,6 @@ the run that it started. Made before the engine, as providers are; `bind` gives 
 
 import asyncio
 import contextlib
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -40,6 +39,7 @@ from loket.contracts import (
 )
 from loket.delegation import ASKED, ending_of
 from loket.ids import derived_id
+from loket.kernel.arguments import fingerprint
 from loket.kernel.constraints import keep
 from loket.kernel.engine import Engine
 from loket.kernel.grants import Grants
@@ -358,13 +358,6 @@ def _ahead(report: Report, questions: Sequence[tuple[Question, Decision]]) -> It
             return
         if one.certain and decision.verdict is Verdict.ASK:
             yield Asked(question, number, fingerprint(question, number), decision)
-
-
-def fingerprint(question: Question, ordinal: int) -> str:
-    """What an approval of a call is bound to, as the counter has it when the call is made."""
-    module = question.run.module
-    bound = [question.run.id, ordinal, module.digest if module else "", question.capability.id, question.args]
-    return hashlib.sha256(canonical(bound).encode()).hexdigest()
 
 
 def _said(plan: Mapping[str, Any]) -> Iterator[str]:

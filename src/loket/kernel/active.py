@@ -1,13 +1,14 @@
 """An unfinished run and what hangs on it, for the engine."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from loket.contracts import Ending, Failed, LoketError, Refusal, RunStatus, Segment, Suspended
+from loket.contracts import Ending, Failed, LoketError, Refusal, RunEnded, RunStatus, Segment, Suspended
 from loket.kernel.counter import Counter
 from loket.kernel.state import RunState
+from loket.kernel.text import decode_object
 
 
 @dataclass(slots=True)
@@ -61,6 +62,30 @@ def final_status(segment: Segment, error: LoketError | None) -> RunStatus:
     if segment.refusal is not None and isinstance(error, Refusal):
         return RunStatus.REFUSED
     return RunStatus.FAILED
+
+
+def ending_of(run: RunState, segment: Segment, now: float) -> Ending:
+    """How a run ended, from its last segment; an answer that is no JSON object is an error."""
+    answer: Mapping[str, Any] | None = None
+    error = segment.ended or segment.refusal
+    if segment.answer is not None:
+        try:
+            answer, _text = decode_object(segment.answer, "the module's answer")
+        except Refusal as wrong:
+            error = RunEnded("module.answer", wrong.message, "answer with a JSON object")
+    spent = run.spent
+    return Ending(
+        final_status(segment, error),
+        now,
+        answer,
+        error.as_dict() if error is not None else None,
+        spent.calls,
+        spent.tokens,
+        round(spent.money, 6),
+        run.exposed,
+        spent.others_tokens,
+        spent.others_money,
+    )
 
 
 def fault(error: Exception) -> Failed:

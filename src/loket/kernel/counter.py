@@ -11,14 +11,12 @@ takes its answer from the journal and does none of them.
 """
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from loket.contracts import (
-    WITHDRAW,
     Answer,
     Approvals,
     Asked,
@@ -51,6 +49,7 @@ from loket.contracts import (
     join_labels,
 )
 from loket.kernel import again, refs, rows, sides
+from loket.kernel.arguments import fingerprint, longer, pieces, quoted, resolved, too_long
 from loket.kernel.constraints import keep
 from loket.kernel.grants import Grants
 from loket.kernel.journal import Journal
@@ -170,10 +169,10 @@ class Counter:
 
     def _prepare(self, run: RunState, capability: str, args: str) -> Prepared:
         entry = self._registry.find(capability)
-        if _longer(args, entry.capability.args_kb << 10):
-            raise _too_long(entry.capability, args)
+        if longer(args, entry.capability.args_kb << 10):
+            raise too_long(entry.capability, args)
         given, text = decode_object(args, f"the argument of {capability}")
-        decoded, size, by_reference = _resolved(run, entry, given, text)
+        decoded, size, by_reference = resolved(run, entry, given, text)
         wrong = entry.check_args(decoded)
         if wrong is not None:
             raise Refusal("arguments.invalid", f"{capability}: {wrong}", f"loket caps {capability} shows its arguments")
@@ -242,7 +241,7 @@ class Counter:
 
     def _approved(self, approvals: Approvals, run: RunState, question: Question, decision: Decision) -> Decision:
         """The decision with the owner's approval of exactly this call, which is used up with its first row."""
-        asked = Asked(question, run.next_ordinal, _fingerprint(run, question), decision)
+        asked = Asked(question, run.next_ordinal, fingerprint(question, run.next_ordinal), decision)
         lease = approvals.claim(asked)
         if not isinstance(lease, Lease):
             run.asking, run.asking_until = asked, lease
@@ -295,7 +294,7 @@ class Counter:
             deadline_s=capability.timeout_s,
             derived=prepared.facts.labels,
             obligations=prepared.decision.obligations,
-            emit=_pieces(run, attempt),
+            emit=pieces(run, attempt),
         )
         pending = Pending(
             call,
@@ -380,7 +379,7 @@ class Counter:
         for name in pending.decision.obligations:
             outcome = self._obligations[name].after(outcome)
         text = canonical(outcome.value)
-        if _longer(text, pending.capability.answer_kb << 10):
+        if longer(text, pending.capability.answer_kb << 10):
             over = Failed(
                 "limit.answer",
                 f"the answer of {pending.capability.id} takes {len(text):,} characters; "
@@ -445,7 +444,7 @@ class Counter:
         known = self._registry.knows(capability)
         facts = rows.refusal_facts(run, capability if known else rows.UNKNOWN, refusal, started)
         text, side = rows.safe(args), run.sides.record()
-        labels = _quoted(run, args)
+        labels = quoted(run, args)
         value = rows.refusal_value(None if known else capability, text, refusal, labels, run.facts, side)
         self._journal.append(run.request.id, run.next_ordinal, RowKind.CALL, facts, value)
         recorded = Recorded(run.next_ordinal, rows.named(capability), text, None, refusal.as_dict(), side, labels)
@@ -479,51 +478,6 @@ def _keep_narrowed(capability: Capability, module: str, narrowed: Mapping[str, J
         ) from None
 
 
-def _longer(text: str, limit: int) -> bool:
-    """Whether a text takes more than so many bytes of UTF-8."""
-    return len(text) > limit or (len(text) * 4 > limit and len(text.encode("utf-8", "replace")) > limit)
-
-
-def _resolved(run: RunState, entry: Entry, given: dict[str, Any], text: str) -> tuple[dict[str, Any], int, bool]:
-    """Arguments with their references resolved, their size in characters, and whether the answer is to be one.
-
-    Raises `Refusal` for a wrong reference, and where they are too large.
-    """
-    if refs.REF not in text and refs.AS not in text:
-        return given, len(text), False
-    by_reference = refs.wants_reference(given)
-    decoded = refs.resolve({name: value for name, value in given.items() if name != refs.AS}, run.history)
-    whole = canonical(decoded)
-    if _longer(whole, entry.capability.args_kb << 10):
-        raise _too_long(entry.capability, whole)
-    return decoded, len(whole), by_reference
-
-
-def _quoted(run: RunState, args: str) -> Labels:
-    """The labels of what a refusal may quote: of the arguments, or of all that the run holds by reference.
-
-    Before the facts of a call are known, nobody has said which of these a reference in it meant.
-    """
-    if run.facts is not None:
-        return join_labels((), *run.facts.labels.values())
-    return join_labels((), *(held.labels for held in run.history if held.by_reference)) if refs.REF in args else ()
-
-
-def _too_long(capability: Capability, text: str) -> Refusal:
-    return Refusal(
-        "limit.args",
-        f"the arguments of {capability.id} take {len(text):,} characters; {capability.args_kb} KiB are allowed",
-        "send less in one call",
-    )
-
-
-def _fingerprint(run: RunState, question: Question) -> str:
-    """What an approval is bound to: SHA-256 (hex) over run, ordinal, module, capability and resolved arguments."""
-    module = run.request.module
-    bound = [run.request.id, run.next_ordinal, module.digest if module else "", question.capability.id, question.args]
-    return hashlib.sha256(canonical(bound).encode()).hexdigest()
-
-
 def _deduped(rule: OnUncertain) -> bool:
     return rule is OnUncertain.DEDUPE
 
@@ -541,18 +495,3 @@ def _crashed(pending: Pending, error: Exception) -> Failed:
         f"the provider of {pending.capability.id} failed: {type(error).__name__}: {error}",
         "look at the log; the call may be tried again",
     )
-
-
-def _pieces(run: RunState, attempt: int) -> Callable[[str], None]:
-    """Hands provisional pieces of an answer to whoever watches, numbered by attempt; a withdrawal starts the next."""
-    number = attempt
-
-    def emit(piece: str) -> None:
-        nonlocal number
-        if piece == WITHDRAW:
-            run.emit("withdrawn", {"attempt": number})
-            number += 1
-        else:
-            run.emit("piece", {"text": piece, "attempt": number})
-
-    return emit

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any, cast
@@ -33,13 +33,13 @@ from loket.contracts import (
     from_dict,
 )
 from loket.kernel import refs, rows, sides
-from loket.kernel.active import Active, Host, end_event, fault, final_status
+from loket.kernel.active import Active, Host, end_event, ending_of, fault
 from loket.kernel.counter import Counter
 from loket.kernel.grants import Grants
 from loket.kernel.journal import Journal
 from loket.kernel.quotas import Spent
 from loket.kernel.state import RunState, recorded_from
-from loket.kernel.text import canonical, decode_object
+from loket.kernel.text import canonical
 from loket.kernel.waits import WaitGraph
 
 PARK_S = 0.01
@@ -445,7 +445,7 @@ class Engine:
 
     def _finish(self, run: RunState, segment: Segment) -> Ending:
         """Write the terminal row and have it on the disk before anyone sees the answer."""
-        ending = self._ending(run, segment)
+        ending = ending_of(run, segment, self._now())
         run.status = ending.status
         meta = {
             "principal": run.request.principal.public,
@@ -466,28 +466,6 @@ class Engine:
         seq = self._journal.append(run.request.id, len(run.history) + 1, RowKind.END, meta, canonical(value), (ended,))
         self._journal.sync(seq)
         return ending
-
-    def _ending(self, run: RunState, segment: Segment) -> Ending:
-        answer: Mapping[str, Any] | None = None
-        error = segment.ended or segment.refusal
-        if segment.answer is not None:
-            try:
-                answer, _text = decode_object(segment.answer, "the module's answer")
-            except Refusal as wrong:
-                error = RunEnded("module.answer", wrong.message, "answer with a JSON object")
-        spent = run.spent
-        return Ending(
-            final_status(segment, error),
-            self._now(),
-            answer,
-            error.as_dict() if error is not None else None,
-            spent.calls,
-            spent.tokens,
-            round(spent.money, 6),
-            run.exposed,
-            spent.others_tokens,
-            spent.others_money,
-        )
 
     async def _give_up(self, run: RunState, error: LoketError) -> Ending:
         """The kernel itself could not go on with a run; where even that cannot be written, the run stays unfinished."""
