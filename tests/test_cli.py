@@ -174,7 +174,7 @@ def test_a_run_is_shown_in_words(server: Server) -> None:
     shown = loket(server.home, "runs", "show", asked["run"])
     assert re.search(rf"^answer +{re.escape(asked['answer'])}$", shown, re.MULTILINE)
     assert "    recalled  memory 1 (episode, from agent:main): Ana's cat is called Tom" in shown
-    assert re.search(r"^    labels    .*capability:brain.search, .*owner$", shown, re.MULTILINE)
+    assert re.search(r"^    labels    .*capability:brain.search, .*owner(, private)?$", shown, re.MULTILINE)
     assert "    said      What is Ana's cat called?" in shown
     assert " ..." in shown
     full = loket(server.home, "runs", "show", asked["run"], "--full")

@@ -28,6 +28,19 @@ from test_erasure import hits
 
 SCOUTS = {"python": "scout-python", "javascript": "scout-javascript"}
 
+_SCOUTS = """
+@id("scouts.fetch")
+@reason("the owner has scouts look at the addresses in their notes, at the hosts that were granted")
+permit (principal, action == Action::"net.fetch", resource)
+when { !context.direct };
+
+@id("scouts.tell")
+@reason("the owner has scouts ask and tell each other what they found")
+permit (principal, action in [Action::"agent", Action::"message"], resource)
+when { !context.direct };
+"""
+"""What the owner of these homes allows beyond the default: a scout reads pages, and goes on from there."""
+
 
 class Site(ThreadingHTTPServer):
     """A web server whose pages have a word each that stands nowhere else."""
@@ -136,6 +149,8 @@ def scouted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp(agent)
     with ModelServer(about) as model, site() as granted, site() as refused:
         home = prepare(folder / "home", model.url)
+        (home / "policies").mkdir(mode=0o700)
+        (home / "policies" / "scouts.cedar").write_text(_SCOUTS)
         with ThreadPoolExecutor() as pool:
             modules = list(pool.map(lambda name: built(name, folder), (agent, listener)))
         for module in modules:

@@ -702,6 +702,7 @@ def _dump(store: AgentDatabases) -> list[Any]:
     return [rows, documents, found]
 
 
+SAID = "the owner says so"
 STEPS = st.lists(st.sampled_from(["fetch", "held", "copy", "own", "made", "clean"]), min_size=1, max_size=8)
 
 
@@ -725,10 +726,10 @@ def test_whatever_the_order_of_calls_nothing_that_a_source_touched_is_missed(
                 call("web.read", **({"$as": "reference"} if step == "held" else {}))
                 exposed, known = exposed or step == "fetch", f"r{ordinal}.text"
                 continue
-            value: Any = {"own": "the owner says so", "made": f"nobody said {number}", "clean": True}.get(step)
+            value: Any = {"own": SAID, "made": f"nobody said {number}", "clean": SAID}.get(step)
             value = {"$ref": known} if step == "copy" and known else value
-            call("kv.set", key="the owner", value=value) if step == "clean" else call("kv.set", key=key, value=value)
-            name = "the owner" if step == "clean" else key
+            name = SAID if step == "clean" else key
+            call("kv.set", key=name, value=value)
             derives = (step == "copy" and bool(known)) or (exposed and step != "clean")  # the key is made up, too
             expected.pop(name, None)
             if derives or exposed:
@@ -739,7 +740,7 @@ def test_whatever_the_order_of_calls_nothing_that_a_source_touched_is_missed(
     rig = EngineRig(place, web, KvProvider(store), scripts=scripts, more=more, labeller=Labelling())
 
     async def go() -> None:
-        ending = await rig.ask("ana", "r1", words="the owner says so")
+        ending = await rig.ask("ana", "r1", words=SAID)
         assert ending.answer is not None, ending.error
         await rig.engine.close()
 

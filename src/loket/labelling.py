@@ -119,7 +119,7 @@ class Sources:
 
 
 _ENDS = re.compile(r"(?<=[.!?;])\s+|\n+")
-_QUOTED = re.compile(r"\"([^\"]+)\"|(?<!\w)'([^']+)'(?!\w)|\u201c([^\u201d]+)\u201d")
+_QUOTED = re.compile(r"\"([^\"]*)\"|(?<!\w)'([^']+)'(?!\w)|\u201c([^\u201d]+)\u201d")
 
 
 def _said(words: str) -> Iterator[str]:
@@ -136,7 +136,7 @@ def _said(words: str) -> Iterator[str]:
         if " " in part.strip():
             yield part.strip()
     for found in _QUOTED.finditer(words):
-        yield next(text for text in found.groups() if text is not None)
+        yield next((text for text in found.groups() if text), words)
 
 
 def _sources(run: RunView) -> Sources:

@@ -78,7 +78,7 @@ def _schedules(kills: int | None, losses: int | None, seed: int | None) -> None:
 
 def _alone(benchmarks: "tuple[Benchmark, ...]") -> None:
     if len(benchmarks) > 1:
-        raise BadInput("bench.alone", "durability, plans and security are run alone", "loket bench plans")
+        raise BadInput("bench.alone", "durability, plans and security are run alone", "loket bench durability")
 
 
 def _durability(kills: int | None, losses: int | None, seed: int | None, *, as_object: bool) -> None:

@@ -68,7 +68,7 @@ def trace(source: Source, json_: show.JsonFlag = False) -> None:
         show.say(f"{found['held']} thing(s) of it are set aside already: loket quarantine list")
 
 
-@app.command(epilog="Example: loket quarantine host:example.org --dry-run")
+@app.command(epilog="Example: loket quarantine take host:example.org --dry-run")
 def take(
     source: Source,
     derived_only: Annotated[bool, typer.Option("--derived-only", help="Leave what was only exposed to it.")] = False,

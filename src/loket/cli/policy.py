@@ -109,7 +109,7 @@ def remove(
 
 
 @_app.command(
-    epilog="Examples: loket policy explain net.fetch url=https://example.org/ --origin url=untrusted --seen private"
+    epilog="Example: loket policy explain net.fetch url=https://example.org/ --origin url=untrusted --seen private"
     "   loket policy explain --call 1hx7/3"
 )
 def explain(
