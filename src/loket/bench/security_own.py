@@ -9,15 +9,14 @@ let through. Each case has an agent of its own; `weather` and `diary` are the ot
 
 import asyncio
 import contextlib
-import http.server
 import json
-import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from loket.app import Loket
 from loket.approvals import Ruling
+from loket.bench.pages import serving_pages
 from loket.bench.place import Place, system_at
 from loket.bench.security_own_attacks import ATTACKS
 from loket.bench.security_own_cases import TOOK, Attack, Case, Step, World
@@ -326,28 +325,9 @@ class _Web:
 def _web() -> Iterator[_Web]:
     seen: list[str] = []
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    def page(path: str, headers: Mapping[str, str]) -> bytes:
+        seen.append(f"{path} {headers}")
+        return PAGES.get(path.partition("?")[0], "").encode()
 
-        def do_GET(self) -> None:
-            seen.append(f"{self.path} {dict(self.headers)}")
-            body = PAGES.get(self.path.partition("?")[0], "").encode()
-            self.send_response(200 if body else 404)
-            self.send_header("Content-Type", "text/plain; charset=utf-8")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_args: object) -> None:
-            """Say nothing."""
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield _Web(f"127.0.0.1:{server.server_port}", seen)
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving_pages(page) as port:
+        yield _Web(f"127.0.0.1:{port}", seen)

@@ -28,8 +28,6 @@ _ASKED = 50
 
 _ITEMS = 50
 _SEED = 1987
-_READY_S = 60.0
-_PAUSE_S = 0.002
 
 
 def start(place: Place, n: int) -> Taken:
@@ -58,7 +56,7 @@ def many(place: Place, n: int) -> Taken:
     names = asyncio.run(_populate(home, n))
     began = time.perf_counter()
     with serving(home, environment(place, home)) as (process, port):
-        _first(home, port, "Hello")
+        ask_over_http(home, port, "Hello")
         started = time.perf_counter() - began
         chosen = random.Random(_SEED).sample(names, min(_ASKED, n))  # noqa: S311 - a choice that can be repeated
         took = [_ask(home, port, name) for name in chosen]
@@ -87,22 +85,8 @@ def _first_answer(place: Place, home: Home, text: str) -> tuple[float, float]:
     """Seconds from starting the process to its first answer, and its resident megabytes then."""
     began = time.perf_counter()
     with serving(home, environment(place, home)) as (process, port):
-        _first(home, port, text)
+        ask_over_http(home, port, text)
         return time.perf_counter() - began, _resident(process.pid)
-
-
-def _first(home: Home, port: int, text: str) -> None:
-    """A message, again and again until the server takes connections: it names its port a moment before."""
-    until = time.monotonic() + _READY_S
-    while True:
-        try:
-            ask_over_http(home, port, text)
-        except ConnectionRefusedError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(_PAUSE_S)
-        else:
-            return
 
 
 def _ask(home: Home, port: int, agent: str) -> float:

@@ -7,19 +7,18 @@ grant, decides by a policy, or keeps a journal.
 
 import asyncio
 import contextlib
-import http.server
 import importlib.util
 import itertools
 import json
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from loket.app import Loket
+from loket.bench.pages import serving_pages
 from loket.bench.place import Place, operate, system_at
 from loket.bench.rows import Peer, Taken
 from loket.bench.sandbox import steady
@@ -89,32 +88,8 @@ def _file(place: Place) -> Path:
 @contextlib.contextmanager
 def _page() -> Iterator[tuple[str, int]]:
     """A page on loopback: its address and port."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
-
-        def do_GET(self) -> None:
-            body = _TEXT.encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "text/plain; charset=utf-8")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_args: object) -> None:
-            """Say nothing."""
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/page", server.server_port
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving_pages(lambda _path, _headers: _TEXT.encode()) as port:
+        yield f"http://127.0.0.1:{port}/page", port
 
 
 async def _peers(place: Place, tool: str, argument: str) -> tuple[Peer, ...]:
