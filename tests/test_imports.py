@@ -134,10 +134,15 @@ RULES = {
     "filter": _rule("reads texts and nothing else; the weights come with it", "contracts"),
     "app": _rule(
         "the composition root: the one file that knows everyone",
-        "approvals confidential contracts config delegation erasure findings home ids installed kernel labelling"
-        " leaving lessons limits marking orchestrator packages planning policy providers quarantine replay roles"
-        " sandbox schemas store tokens tracing",
+        "contracts config delegation erasure gate home ids installed kernel lessons limits orchestrator packages"
+        " planning policy providers quarantine replay sandbox schemas store stores tracing",
     ),
+    "gate": _rule(
+        "what stands around the counter, put together; nothing else rests on it",
+        "approvals confidential config contracts findings home kernel labelling leaving limits marking policy providers"
+        " roles stores tokens",
+    ),
+    "stores": _rule("the files of a home, opened and closed together", "config home kernel providers store"),
     "ledger": _rule(
         "compares the lists that commands read with the journal that proves them", "contracts kernel store"
     ),

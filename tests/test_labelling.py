@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kit import Handlers, Rig, capability
-from loket.app import AGENT_MIGRATIONS
 from loket.contracts import Answer, Call, Effect, Refusal
 from loket.kernel.state import recorded_from
 from loket.labelling import Labelling
@@ -18,6 +17,7 @@ from loket.providers.brain import BrainProvider
 from loket.providers.fs import FsProvider
 from loket.providers.kv import KvProvider
 from loket.store.agents import AgentDatabases
+from loket.stores import AGENT_MIGRATIONS
 
 PAGE = "host:evil.example"
 """The label of what the web answers here."""

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from guests_fixture import GUESTS, built_guest
 from kit import EngineRig, Handlers, Script, capability
 from live import loket, prepare
-from loket.app import AGENT_MIGRATIONS, Loket, running
+from loket.app import Loket, running
 from loket.contracts import Answer, BadInput, Decision, Grant, Question, RowKind, Verdict
 from loket.contracts.catalogue import STOCK
 from loket.home import Home
@@ -32,6 +32,7 @@ from loket.providers.plan import PLAN_MIGRATIONS
 from loket.quarantine import Quarantine, writers
 from loket.store.agents import AgentDatabases
 from loket.store.bus import Bus
+from loket.stores import AGENT_MIGRATIONS
 from loket.testing.models import InstantModel
 from test_net import http, served
 

@@ -2,22 +2,21 @@
 
 import asyncio
 import contextlib
-import datetime as dt
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from loket.approvals import OwnerApprovals
-from loket.confidential import Confidential
 from loket.config import Config, load_config
 from loket.contracts import (
     OWNER,
     BadInput,
     Capability,
     Ending,
+    Erasable,
     Guest,
     Json,
+    Labels,
     LoketError,
     ModuleRef,
     Policy,
@@ -25,64 +24,41 @@ from loket.contracts import (
     Provider,
     RowKind,
     RunRequest,
+    Sender,
 )
 from loket.contracts.catalogue import STOCK
 from loket.delegation import Delegation, ending_of
 from loket.erasure import Eraser
-from loket.findings import Findings
+from loket.gate import make_gate
 from loket.home import Home, hold
 from loket.ids import new_id
 from loket.installed import Installed
-from loket.kernel.counter import Counter
 from loket.kernel.engine import Engine
-from loket.kernel.grants import Grants
-from loket.kernel.journal import Journal
-from loket.kernel.quotas import Daily, Quotas
 from loket.kernel.registry import Registry
 from loket.kernel.state import RunState
-from loket.labelling import Labelling
-from loket.leaving import Leaving
 from loket.lessons import Lessons
-from loket.limits import WallTime, home_meter
-from loket.marking import Marking
+from loket.limits import WallTime
 from loket.orchestrator import PlanGuest
 from loket.planning import Planning
-from loket.policy import HomePolicy, approved_rule, narrower
 from loket.providers.agents import AgentsProvider
 from loket.providers.brain import BrainProvider
-from loket.providers.brain_schema import BRAIN_MIGRATIONS
-from loket.providers.fs import FS_MIGRATIONS, FsProvider
-from loket.providers.kv import KV_MIGRATIONS, KvProvider
+from loket.providers.fs import FsProvider
+from loket.providers.kv import KvProvider
 from loket.providers.llm import LlmProvider
 from loket.providers.llm_discover import default_settings, discover, embedded_path
 from loket.providers.llm_embedded import EmbeddedModel
 from loket.providers.llm_settings import EMBEDDED, LlmSettings, parse_routes
 from loket.providers.message import MessageProvider
 from loket.providers.net import NetProvider
-from loket.providers.plan import PLAN_MIGRATIONS, PlanProvider
+from loket.providers.plan import PlanProvider
 from loket.providers.vault import FileVault
 from loket.quarantine import Quarantine
 from loket.replay import Replayer
-from loket.roles import Users
 from loket.sandbox import WasmSandbox
 from loket.schemas import compile_check
-from loket.store.agents import AgentDatabases
-from loket.store.bus import Bus
-from loket.store.kernel import KernelDatabase, request_of
-from loket.store.proposals import Proposals
-from loket.store.users import UserTable
-from loket.tokens import BiscuitTokens
+from loket.store.kernel import request_of
+from loket.stores import open_stores
 from loket.tracing import Tracer
-
-AGENT_MIGRATIONS = (
-    *BRAIN_MIGRATIONS,
-    *KV_MIGRATIONS[:2],
-    *FS_MIGRATIONS[:2],
-    KV_MIGRATIONS[2],
-    FS_MIGRATIONS[2],
-    *PLAN_MIGRATIONS,
-)
-"""Of an agent's file. Their order is for good, as a file knows its version by their number: new ones go to the end."""
 
 
 class Loket:
@@ -107,41 +83,13 @@ class Loket:
         self.vault = vault
         self.llm = llm
         self.now = now
-        self.database = KernelDatabase(home.database, vault.master.subkey("run-keys"), vfs)
-        self.journal = Journal(self.database, home.journal_key(), now)
-        self.grants = Grants(
-            self.journal,
-            self.database,
-            grants=self.database.grants(),
-            accepted=self.database.accepted(),
-            revoked=self.database.revoked(),
-        )
-        self.brains = AgentDatabases(
-            home.brains,
-            AGENT_MIGRATIONS,
-            limit=config.open_brains,
-            vfs=vfs,
-            key=lambda agent: vault.master.subkey(f"brain:{agent}"),
-            encrypted=config.brains_encrypted,
-        )
-        self.brain, values = BrainProvider(self.brains, now), KvProvider(self.brains)
-        files = FsProvider(home.files, self.brains, now=now)
-        self.bus = Bus(home.bus, now, vfs)
+        self._stores = stores = open_stores(home, config, vault, now, vfs)
+        self.database, self.journal, self.grants = stores.database, stores.journal, stores.grants
+        self.brains, self.bus, self.proposals = stores.brains, stores.bus, stores.proposals
         self.delegation = Delegation(self.bus, self.message_to, now)
-        messages = MessageProvider(self.delegation, self.bus)
         self.planning = Planning(lambda agent: self.installed.module(agent)[0], compile_check, now)
-        plans = PlanProvider(self.planning, self.brains, now)
-        self._providers: list[Provider] = [
-            self.brain,
-            values,
-            files,
-            NetProvider(vault),
-            llm,
-            AgentsProvider(self.delegation),
-            messages,
-            plans,
-            *more_providers,
-        ]
+        self._erasable: list[Erasable] = []
+        self._providers: list[Provider] = [*self._own_providers(), llm, *more_providers]
         self.registry = Registry((*STOCK, *more_capabilities), self._providers, compile_check)
         self.sandbox = WasmSandbox(home.cache)
         self.installed = Installed(
@@ -153,75 +101,53 @@ class Loket:
             sandbox=self.sandbox,
             now=now,
         )
-        tokens = BiscuitTokens(now)
-        self.leaving = Leaving(
-            config.redaction,
-            vault_values=vault.values,
-            key=vault.master.subkey("canaries"),
+        self._put_gate(policy)
+        self._put_behind(idle_s)
+        self.unreadable_runs: list[str] = []
+        """Unfinished runs that could not go on at the start, because nobody can read them; the others went on."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._messages: dict[tuple[str, str], asyncio.Future[str]] = {}
+
+    def _own_providers(self) -> list[Provider]:
+        """Who performs Loket's own capabilities but the models'; those that keep what runs said can erase it."""
+        self.brain = BrainProvider(self.brains, self.now)
+        values, plans = KvProvider(self.brains), PlanProvider(self.planning, self.brains, self.now)
+        self._files = files = FsProvider(self.home.files, self.brains, now=self.now)
+        messages = MessageProvider(self.delegation, self.bus)
+        self._erasable += [self.brain, values, files, messages, plans]
+        net, agents = NetProvider(self.vault), AgentsProvider(self.delegation)
+        return [self.brain, values, files, net, agents, messages, plans]
+
+    def _put_gate(self, policy: Policy | None) -> None:
+        """The counter with all that stands around it, and the engine that runs modules in front of it."""
+        gate = make_gate(
+            self.home,
+            self.config,
+            self._stores,
+            self.registry,
+            vault=self.vault,
+            llm=self.llm,
             agents=self.installed.names,
-            cloud=lambda: bool(getattr(llm, "leaves", True)),
             on_leak=self._leaked,
+            now=self.now,
+            policy=policy,
         )
-        self.users = Users(UserTable(home.users, vfs), now)
-        self.policy = HomePolicy(home.policies, self.registry.all, members=self.users.standing, now=now)
-        self.approvals = OwnerApprovals(
-            self.database.approvals,
-            self.journal,
-            capability=lambda name: self.registry.find(name).capability,
-            rule=approved_rule,
-            narrower=narrower,
-            save_rule=self.policy.save_rule,
-            now=now,
-            timeout_s=config.approval_timeout_h * 3600,
-            headless=config.approval_headless == "deny",
-            most_open=config.approval_open,
-        )
-        findings = Findings(self.registry, self.grants)
-        labelling = Labelling(findings, Marking(Confidential(config.confidential)), findings.wants)
-        self.limits = home_meter(
-            config, self.database, self.journal, now=now, roles_of=self._roles_of, cost_of=_dearest(llm)
-        )
-        self.counter = Counter(
-            meter=self.limits,
-            registry=self.registry,
-            grants=self.grants,
-            policy=policy or self.policy,
-            labeller=labelling,
-            tokens=tokens,
-            quotas=Quotas(self._today, self.database.used, Daily(config.tokens_per_day, config.money_per_day)),
-            journal=self.journal,
-            obligations=self.leaving.obligations(),
-            approvals=self.approvals,
-            now=now,
-        )
+        self.users, self.policy, self.approvals = gate.users, gate.policy, gate.approvals
+        self.leaving, self.limits, self.counter = gate.leaving, gate.limits, gate.counter
         self.engine = Engine(
-            counter=self.counter,
+            counter=gate.counter,
             journal=self.journal,
             grants=self.grants,
             records=self.database,
-            tokens=tokens,
+            tokens=gate.tokens,
             load=self._guest,
-            now=now,
-            workers=config.workers,
+            now=self.now,
+            workers=self.config.workers,
             on_ended=self._ended,
-            meter=self.limits,
+            meter=gate.limits,
         )
         self._wall = WallTime(
-            self.engine.unfinished, self.limits.wall_of, lambda run, limit: self.engine.stop(run, limit=limit)
-        )
-        self.proposals = Proposals(home.proposals, vfs)
-        self.lessons = Lessons(
-            perform=self.perform,
-            journal=self.journal,
-            unlearned=self.database.unlearned,
-            unfinished=self.engine.unfinished,
-            is_erased=self.database.is_erased,
-            capability=lambda name: self.registry.find(name).capability,
-            secrets=lambda: [value for name in vault.names() if (value := vault.get(name))],
-            proposals=self.proposals,
-            new_id=new_id,
-            now=now,
-            idle_s=idle_s,
+            self.engine.unfinished, gate.limits.wall_of, lambda run, limit: self.engine.stop(run, limit=limit)
         )
         self.delegation.bind(self.engine, self.database, self.grants)
         self.planning.bind(
@@ -229,27 +155,39 @@ class Loket:
             self.database,
             self.grants,
             self.registry,
-            labelling,
-            policy or self.policy,
-            self.approvals,
+            gate.labelling,
+            policy or gate.policy,
+            gate.approvals,
         )
-        self.quarantine = Quarantine(self.brains, self.bus, home.files, now)
+
+    def _put_behind(self, idle_s: float | None) -> None:
+        """What works behind the answers: lessons, traces, quarantine, erasure, replay."""
+        self.lessons = Lessons(
+            perform=self.perform,
+            journal=self.journal,
+            unlearned=self.database.unlearned,
+            unfinished=self.engine.unfinished,
+            is_erased=self.database.is_erased,
+            capability=lambda name: self.registry.find(name).capability,
+            secrets=lambda: [value for name in self.vault.names() if (value := self.vault.get(name))],
+            proposals=self.proposals,
+            new_id=new_id,
+            now=self.now,
+            idle_s=idle_s,
+        )
+        self.quarantine = Quarantine(self.brains, self.bus, self.home.files, self.now)
         self.tracer = Tracer(self.journal.rows, lambda after: self.database.rows("", after=after))
         self.eraser = Eraser(
             self.database,
             self.journal,
-            (self.brain, values, files, messages, plans, self.quarantine),
+            (*self._erasable, self.quarantine),
             self.engine.unfinished,
             purge=self._purge,
             rules=self.proposals.rules_of,
-            kept=files.kept,
+            kept=self._files.kept,
             settle=self.lessons.settle,
         )
         self.replayer = Replayer(self.counter, self.journal, self._guest, request_of)
-        self.unreadable_runs: list[str] = []
-        """Unfinished runs that could not go on at the start, because nobody can read them; the others went on."""
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._messages: dict[tuple[str, str], asyncio.Future[str]] = {}
 
     def _guest(self, module: ModuleRef) -> Guest:
         """A module, ready to run, plans of it too."""
@@ -277,12 +215,6 @@ class Loket:
         """Do something on the event loop, from any thread; nothing where it has ended."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(work, *args)
-
-    def _roles_of(self, principal: Principal) -> Collection[str]:
-        return self.users.standing(principal).roles
-
-    def _today(self) -> str:
-        return dt.datetime.fromtimestamp(self.now(), dt.UTC).date().isoformat()
 
     # Life
 
@@ -319,25 +251,29 @@ class Loket:
         for provider in reversed(self._providers):
             await provider.close()
         self.sandbox.close()
-        self.brains.close()
-        self.bus.close()
-        self.proposals.close()
-        self.users.close()
-        self.database.close()
+        self._stores.close()
 
     # Messages and calls
 
-    async def send(self, agent: str, text: str, *, conversation: str = "main", message: str | None = None) -> str:
-        """Accept the owner's message for an agent; the run's id. The same `message` id is accepted only once."""
+    async def send(
+        self,
+        agent: str,
+        text: str,
+        *,
+        conversation: str = "main",
+        message: str | None = None,
+        sender: Sender | None = None,
+    ) -> str:
+        """Accept a message for an agent, the owner's without `sender`; its run's id (see `loket.contracts.Send`)."""
         if message is None:
-            return await self._accept(agent, text, conversation, None)
+            return await self._accept(agent, text, conversation, None, sender)
         key = (agent, message)
         if key in self._messages:
             return await asyncio.shield(self._messages[key])
         accepting = self._messages[key] = asyncio.get_running_loop().create_future()
         try:
             known = await asyncio.to_thread(self.database.run_of_message, agent, message)
-            run = known or await self._accept(agent, text, conversation, message)
+            run = known or await self._accept(agent, text, conversation, message, sender)
         except BaseException:
             accepting.cancel()
             raise
@@ -363,10 +299,12 @@ class Loket:
         }
         return ref, args
 
-    async def _accept(self, agent: str, text: str, conversation: str, message: str | None) -> str:
-        ref, args = self.message_to(agent, text, conversation, {})
-        principal = Principal("agent", agent)
-        request = self._request(agent, principal, ref, conversation, "message", args, words=text)
+    async def _accept(
+        self, agent: str, text: str, conversation: str, message: str | None, sender: Sender | None
+    ) -> str:
+        who = sender or Sender(Principal("agent", agent), (str(OWNER),), text)
+        ref, args = self.message_to(agent, text, conversation, who.arguments)
+        request = self._request(agent, who.principal, ref, conversation, "message", args, who.words, who.labels)
         return await self.engine.submit(request, message)
 
     def _tools(self, ref: ModuleRef) -> list[dict[str, Json]]:
@@ -396,6 +334,7 @@ class Loket:
         operation: str,
         args: dict[str, Json],
         words: str = "",
+        labels: Labels = (str(OWNER),),
     ) -> RunRequest:
         run, now = new_id(self.now()), self.now()
         return RunRequest(
@@ -407,7 +346,7 @@ class Loket:
             conversation=conversation,
             operation=operation,
             args=args,
-            labels=(str(OWNER),),
+            labels=labels,
             accepted=now,
             words=words,
             rights=self.grants.rights(module) if module is not None else None,
@@ -422,18 +361,6 @@ class Loket:
         if found is None or found["ended"] is None:
             raise BadInput("run.unknown", f"there is no finished run {run}", "loket runs list")
         return ending_of(found)
-
-
-def _dearest(llm: Provider) -> Callable[[str, int], float | None]:
-    """The most US dollars that so many tokens can cost with the models there are; None where nobody knows."""
-
-    def cost(_capability: str, tokens: int) -> float | None:
-        settings = getattr(llm, "settings", None)
-        if settings is None:
-            return None
-        return tokens * max((max(one.price_in, one.price_out) for one in settings.ordered()), default=0.0) / 1e6
-
-    return cost
 
 
 @contextlib.asynccontextmanager

@@ -8,6 +8,7 @@ from loket.contracts.capability import (
     OnUncertain,
 )
 from loket.contracts.delegation import Delegate, FailedAsk, Post, Topics
+from loket.contracts.doors import Operate, Send, Sender
 from loket.contracts.errors import (
     BadInput,
     Damaged,
@@ -31,6 +32,7 @@ from loket.contracts.facts import (
     Statement,
 )
 from loket.contracts.hosts import SCHEME_PORTS, host_granted, host_names
+from loket.contracts.jail import Confine, Launch, Launcher
 from loket.contracts.protocols import (
     AgentStore,
     Ending,
@@ -88,6 +90,7 @@ __all__ = [
     "BadInput",
     "Call",
     "Capability",
+    "Confine",
     "Constraint",
     "Damaged",
     "Data",
@@ -107,6 +110,8 @@ __all__ = [
     "Json",
     "Labeller",
     "Labels",
+    "Launch",
+    "Launcher",
     "Lease",
     "Limits",
     "LoketError",
@@ -115,6 +120,7 @@ __all__ = [
     "ModuleRef",
     "Obligation",
     "OnUncertain",
+    "Operate",
     "Origin",
     "Policy",
     "Post",
@@ -135,6 +141,8 @@ __all__ = [
     "Sandbox",
     "Secrets",
     "Segment",
+    "Send",
+    "Sender",
     "Statement",
     "Suspended",
     "Token",
