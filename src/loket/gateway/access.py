@@ -26,11 +26,12 @@ class Access(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Whose request it is: `kind` is `home`, `session` or `token`."""
+    """Whose request it is: `kind` is `home`, `session` or `token`; `name` is that of the token."""
 
     kind: str
     secret: str
     session: Session | None = None
+    name: str = ""
 
 
 _ADMITTED = {
@@ -87,8 +88,9 @@ class Doorkeeper:
         if scheme.lower() == "bearer":
             if hmac.compare_digest(secret.encode(), self._home):
                 return Visitor("home", secret)
-            if self._tokens is not None and await self._tokens.find(secret, used=True) is not None:
-                return Visitor("token", secret)
+            found = await self._tokens.find(secret, used=True) if self._tokens is not None else None
+            if found is not None:
+                return Visitor("token", secret, name=found["name"])
         raise _no_token()
 
 

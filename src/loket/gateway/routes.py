@@ -8,6 +8,7 @@ from starlette.responses import Response, StreamingResponse
 from loket.contracts import BadInput, Failed, from_dict
 from loket.gateway import account_routes as account
 from loket.gateway import approval_routes as approval
+from loket.gateway import openai_routes as openai
 from loket.gateway import shapes
 from loket.gateway.access import Access
 from loket.gateway.endpoint import Asked, Endpoint, Services, answered, through, unheard
@@ -298,6 +299,7 @@ ROUTES = (
         errors=(404,),
     ),
     *approval.ROUTES,
+    *openai.ROUTES,
     Endpoint(
         "GET",
         "/v1/status",
