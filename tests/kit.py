@@ -36,7 +36,6 @@ from loket.kernel.counter import Counter
 from loket.kernel.engine import Engine
 from loket.kernel.grants import Grants
 from loket.kernel.journal import Journal
-from loket.kernel.quotas import Daily, Quotas
 from loket.kernel.registry import Registry
 from loket.kernel.state import RunState
 from loket.policy import PlainLabeller, PlainPolicy
@@ -44,6 +43,7 @@ from loket.replay import Replayer
 from loket.schemas import compile_check
 from loket.store.kernel import KernelDatabase, request_of
 from loket.tokens import BiscuitTokens
+from loket.watching import Watching
 
 KEY = b"k" * 32
 SECRET = b"s" * 32
@@ -130,7 +130,6 @@ class Rig:
         more: tuple[Capability, ...] = (),
         policy: Policy | None = None,
         now: Callable[[], float] = time.time,
-        daily: Daily | None = None,
         vfs: str | None = None,
         approvals: Callable[["Rig"], Approvals] | None = None,
         labeller: Labeller | None = None,
@@ -151,7 +150,6 @@ class Rig:
             policy=policy or PlainPolicy(),
             labeller=labeller or PlainLabeller(),
             tokens=self.tokens,
-            quotas=Quotas(lambda: "2026-11-21", lambda _day, _agent: (0, 0.0), daily or Daily()),
             journal=self.journal,
             obligations=obligations or {},
             approvals=self.approvals,
@@ -211,6 +209,7 @@ class EngineRig(Rig):
     def __init__(self, directory: Path, *providers: Any, scripts: Mapping[str, Script], **more: Any) -> None:
         super().__init__(directory, *providers, **more)
         self.scripts = dict(scripts)
+        self.watching = Watching(lambda: self.engine.unfinished().keys())
         self.engine = Engine(
             counter=self.counter,
             journal=self.journal,
@@ -220,6 +219,7 @@ class EngineRig(Rig):
             load=lambda module: self.scripts[module.id],
             now=time.time,
             workers=4,
+            on_event=self.watching.tell,
         )
         self.replayer = Replayer(self.counter, self.journal, lambda module: self.scripts[module.id], request_of)
 

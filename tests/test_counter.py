@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kit import Handlers, Rig, Values, capability
+from loket.chain import check_chain
 from loket.contracts import (
     Answer,
+    BadInput,
     Call,
     Decision,
     Effect,
@@ -28,7 +32,10 @@ from loket.contracts import (
     Usage,
     Verdict,
 )
-from loket.kernel.quotas import Daily, Quotas, Spent
+from loket.contracts.catalogue import BY_ID, STOCK
+from loket.kernel.quotas import Spent, reserve, settle
+from loket.narrowing import check_constraints
+from loket.policy import HomePolicy
 
 
 @pytest.fixture
@@ -111,8 +118,6 @@ def test_a_missing_grant_is_refused_with_the_command_that_allows_it(rig: Rig) ->
 def test_a_grant_counts_only_for_accepted_bytes(rig: Rig) -> None:
     """Other bytes under the same name have no grants until the owner accepts them."""
     module = rig.module("tester", "kv.get")
-    from dataclasses import replace
-
     assert refused(rig, rig.run(replace(module, digest="e" * 64)), "kv.get").code == "module.unaccepted"
     rig.grants.accept("local", "tester", "e" * 64, 0.0)
     rig.counter.call(rig.run(replace(module, digest="e" * 64), "r2"), "kv.get", '{"key":"a"}')
@@ -148,6 +153,28 @@ def test_wrong_arguments_are_refused_with_the_field(rig: Rig, args: str, says: s
     assert refusal.code == "arguments.invalid"
     assert says in refusal.message
     assert rig.values.performed == []
+
+
+def test_the_row_of_a_refused_call_has_its_effect(rig: Rig) -> None:
+    """What was refused can be told by its effect; a capability that does not exist has none."""
+    run = rig.run(rig.module())
+    refused(rig, run, "kv.set", '{"key":"a","value":1}')
+    refused(rig, run, "no.such")
+    assert [row.meta.get("effect") for row in rig.rows()] == ["modify", None]
+
+
+def test_the_row_of_a_model_s_answer_says_which_model_it_was(tmp_path: Path) -> None:
+    """The name of the model stays where the answer is erased; other calls have none."""
+
+    async def answers(_call: Call) -> Answer:
+        value = {"text": "x", "tool_calls": [], "model": "m", "finish": "stop", "tokens": {"in": 1, "out": 1}}
+        return Answer(value, (), Usage(2, 1, model="m"))
+
+    rig = Rig(tmp_path, Handlers(llm__complete=answers))
+    run = rig.run(rig.module("tester", "llm.complete"))
+    asyncio.run(complete(rig, run))
+    assert rig.rows()[-1].meta["usage"] == {"in": 2, "out": 1, "money": 0.0, "model": "m"}
+    rig.close()
 
 
 def test_an_unknown_capability_is_refused_with_the_nearest_one(rig: Rig) -> None:
@@ -251,15 +278,6 @@ def test_tokens_are_held_before_and_settled_after(tmp_path: Path) -> None:
     rig.close()
 
 
-def test_a_day_has_its_bound_over_all_runs(tmp_path: Path) -> None:
-    """The owner's bound for a day holds across runs."""
-    rig = Rig(tmp_path, llm(150), daily=Daily(tokens=260))
-    module = rig.module("tester", "llm.complete")
-    asyncio.run(complete(rig, rig.run(module)))
-    assert refused(rig, rig.run(module, "r2"), "llm.complete", ASK_MODEL).code == "quota.tokens"
-    rig.close()
-
-
 def crash(_call: Call) -> Answer:
     raise ZeroDivisionError("oops")
 
@@ -288,7 +306,7 @@ def test_a_provider_that_misbehaves_is_an_error_answer(tmp_path: Path, handler: 
         rig.counter.call(run, "kv.get", '{"key":"a"}')
     assert caught.value.code == code
     assert rig.rows()[0].meta["error"] == code
-    assert rig.journal.check() == []
+    assert check_chain(rig.journal) == []
     rig.close()
 
 
@@ -394,10 +412,6 @@ def test_a_grant_can_be_narrowed_and_an_unknown_narrowing_is_a_refusal(rig: Rig)
 @pytest.mark.parametrize("constraints", [{"hosts": ["a"]}, {"prefixes": "a"}, {"prefixes": []}, {"prefixes": [1]}])
 def test_a_constraint_that_means_nothing_cannot_be_granted(constraints: dict[str, Any]) -> None:
     """The owner hears at once that a constraint is unknown or malformed."""
-    from loket.contracts import BadInput
-    from loket.contracts.catalogue import BY_ID
-    from loket.kernel.constraints import check_constraints
-
     with pytest.raises(BadInput):
         check_constraints(BY_ID["kv.get"], constraints)
 
@@ -444,13 +458,180 @@ def test_empty_lines_count_as_logs(rig: Rig) -> None:
     assert len(json.loads(rig.rows()[0].value)["sides"]["logs"]) == 64
 
 
-def test_what_a_call_holds_is_given_back_to_the_day_that_it_was_taken_from() -> None:
-    """A call that ends after midnight leaves no negative hold on the new day, which would let more through."""
-    day = ["2026-11-21"]
-    quotas = Quotas(lambda: day[0], lambda _day, _agent: (0, 0.0), Daily(tokens=100))
-    held = quotas.reserve("a", Spent(), Limits(), 80)
-    day[0] = "2026-11-22"
-    quotas.settle(held, Usage(70))
-    with pytest.raises(Refusal):
-        quotas.reserve("a", Spent(), Limits(), 31)
-    quotas.reserve("a", Spent(), Limits(), 30)
+@given(st.lists(st.tuples(st.integers(0, 90), st.integers(0, 90), st.booleans()), max_size=30))
+def test_what_is_held_is_given_back_and_no_bound_is_passed(calls: list[tuple[int, int, bool]]) -> None:
+    """Whatever calls hold and use, they hold nothing once they are settled; what would go over the bound is refused."""
+    spent, limits = Spent(), Limits(calls=20, tokens=500)
+    for need, used, elsewhere in calls:
+        before = spent.tokens
+        try:
+            held = reserve(spent, limits, need)
+        except Refusal:
+            assert before + need > limits.tokens
+            continue
+        except RunEnded:
+            assert spent.calls == limits.calls
+            break
+        assert spent.tokens + spent.held_tokens <= max(limits.tokens, before)
+        settle(spent, held, Usage(min(used, need), counted=elsewhere))
+        assert spent.held_tokens == 0
+    assert spent.others_tokens <= spent.tokens <= limits.tokens
+
+
+def inventory(_call: Call) -> Answer:
+    return Answer({"stock": 7})
+
+
+LOOKUP = capability("inventory.lookup")
+REMOVE = capability("inventory.remove", Effect.DESTROY)
+
+
+def home_rig(directory: Path) -> tuple[Rig, HomePolicy]:
+    """A kernel that decides by Loket's own rules and those in its folder `policies`."""
+    rigs: list[Rig] = []
+    policy = HomePolicy(directory / "policies", lambda: rigs[0].registry.all() if rigs else STOCK)
+    rigs.append(Rig(directory, policy=policy))
+    return rigs[0], policy
+
+
+def test_a_capability_that_comes_later_is_decided_called_and_goes_again(tmp_path: Path) -> None:
+    """It is put and called like any other, by Loket's own rules; once it is dropped nobody knows it."""
+    rig, _policy = home_rig(tmp_path)
+    run = rig.run(rig.module("tester", "inventory.lookup", "inventory.remove"))
+    assert refused(rig, run, "inventory.lookup", "{}").code == "capability.unknown"
+    rig.registry.put("module:inventory", [LOOKUP, REMOVE], {LOOKUP.id: inventory, REMOVE.id: inventory})
+    assert json.loads(rig.counter.call(run, "inventory.lookup", "{}")) == {"stock": 7}
+    assert rig.rows()[-1].meta["rules"] == ["default.read"]
+    assert refused(rig, run, "inventory.remove", "{}").code in ("policy.ask", "policy.denied")
+    rig.registry.drop("module:inventory")
+    assert refused(rig, run, "inventory.lookup", "{}").code == "capability.unknown"
+    assert not rig.registry.knows("inventory.remove")
+    rig.close()
+
+
+def test_a_source_is_replaced_as_a_whole(rig: Rig) -> None:
+    """What it does not perform any more is gone with the same step in which the new one comes."""
+    rig.registry.put("mcp:time", [capability("mcp.time.now")], {"mcp.time.now": inventory})
+    rig.registry.put("mcp:time", [capability("mcp.time.then")], {"mcp.time.then": inventory})
+    rig.registry.put("mcp:other", [capability("mcp.other.now")], {"mcp.other.now": inventory})
+    assert not rig.registry.knows("mcp.time.now")
+    rig.registry.drop("mcp:time")
+    rig.registry.drop("mcp:time")
+    assert not rig.registry.knows("mcp.time.then")
+    assert rig.registry.knows("mcp.other.now")
+
+
+@pytest.mark.parametrize(
+    ("name", "handlers", "code"),
+    [
+        ("kv.get", {"kv.get": inventory}, "capability.taken"),
+        ("kv.new", {"kv.new": inventory}, "capability.taken"),
+        ("clock.sleep", {"clock.sleep": inventory}, "capability.taken"),
+        ("mcp.time.now", {"mcp.time.now": inventory}, "capability.taken"),
+        ("inventory.new", {}, "capability.handler"),
+        ("inventory.new", {"inventory.new": inventory, "inventory.more": inventory}, "capability.handler"),
+    ],
+)
+def test_a_source_that_cannot_be_put_changes_nothing(rig: Rig, name: str, handlers: Any, code: str) -> None:
+    """A name of the catalogue's families or of another source, or no handler of its own: all stays as it was."""
+    rig.registry.put("mcp:time", [capability("mcp.time.now")], {"mcp.time.now": inventory})
+    rig.registry.put("module:inventory", [LOOKUP], {LOOKUP.id: inventory})
+    before = rig.registry.all()
+    with pytest.raises(BadInput) as caught:
+        rig.registry.put("module:inventory", [LOOKUP, capability(name)], {LOOKUP.id: inventory, **handlers})
+    assert caught.value.code == code
+    assert rig.registry.all() == before
+
+
+def test_a_source_whose_schema_is_wrong_changes_nothing(rig: Rig) -> None:
+    """A schema that comes from outside is checked before anything is called by it."""
+    wrong = replace(LOOKUP, arguments={"type": "nonsense"})
+    with pytest.raises(BadInput) as caught:
+        rig.registry.put("module:inventory", [wrong], {LOOKUP.id: inventory})
+    assert caught.value.code == "capability.schema"
+    assert not rig.registry.knows(LOOKUP.id)
+
+
+def test_a_call_in_flight_goes_on_with_what_it_began(tmp_path: Path) -> None:
+    """A capability that is dropped, or replaced, while it is performed is answered as it was."""
+    rig = Rig(tmp_path)
+    text = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
+    slow = replace(capability("inventory.count", waits=True), answer=text)
+
+    async def count(_call: Call) -> Answer:
+        rig.registry.drop("module:inventory")
+        return Answer({"text": "many"})
+
+    rig.registry.put("module:inventory", [slow], {slow.id: count})
+    run = rig.run(rig.module("tester", slow.id))
+    with pytest.raises(Suspended):
+        rig.counter.call(run, slow.id, "{}")
+    asyncio.run(rig.counter.finish(run))
+    assert run.history[-1].answer == '{"text":"many"}'
+    rig.close()
+
+
+def test_readers_see_all_of_a_source_or_nothing(rig: Rig) -> None:
+    """Other threads look while a source changes: they never find one of its capabilities without the other."""
+    pairs = [[capability(f"inventory.{name}{turn}") for name in ("a", "b")] for turn in range(2)]
+    odd: list[set[str]] = []
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            seen = {known.id for known in rig.registry.all() if known.family == "inventory"}
+            if seen not in (set(), {"inventory.a0", "inventory.b0"}, {"inventory.a1", "inventory.b1"}):
+                odd.append(seen)
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    for turn in range(100):
+        mine = pairs[turn % 2]
+        rig.registry.put("module:inventory", mine, {known.id: inventory for known in mine})
+        if turn % 7 == 0:
+            rig.registry.drop("module:inventory")
+    done.set()
+    reader.join()
+    assert odd == []
+
+
+def test_a_capability_that_is_redefined_is_decided_anew(tmp_path: Path) -> None:
+    """A rule that named every critical value of its old definition does not lift the floor for the new one."""
+    rig, policy = home_rig(tmp_path)
+    old = replace(capability("bank.pay", Effect.MONEY), critical=("to",))
+    rig.registry.put("module:bank", [old], {old.id: inventory})
+    policy.save_rule(
+        "approval-1",
+        '@id("approved.1") permit(principal == Agent::"tester", action == Action::"bank.pay", resource)'
+        ' when { context.values has "to" && context.values["to"] == "Ana" };',
+    )
+    run = rig.run(rig.module("tester", "bank.pay"))
+    assert json.loads(rig.counter.call(run, "bank.pay", '{"to":"Ana"}')) == {"stock": 7}
+    rig.registry.put("module:bank", [replace(old, critical=("to", "amount"))], {old.id: inventory})
+    assert refused(rig, run, "bank.pay", '{"to":"Ana"}').code == "policy.ask"
+    rig.close()
+
+
+def test_rules_may_wait_for_a_capability_that_comes_later(tmp_path: Path) -> None:
+    """A home's rules about a server that is not connected break nothing, and count once it is there."""
+    forbids = '@id("mine.1") forbid(principal, action == Action::"mcp.time.now", resource);'
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "mine.cedar").write_text(forbids, encoding="utf-8")
+    rig, _policy = home_rig(tmp_path)
+    run = rig.run(rig.module("tester", "kv.get", "mcp.time.now"))
+    rig.counter.call(run, "kv.get", '{"key":"a"}')
+    rig.registry.put("mcp:time", [capability("mcp.time.now")], {"mcp.time.now": inventory})
+    assert refused(rig, run, "mcp.time.now", "{}").code == "policy.denied"
+    rig.close()
+
+
+def test_a_new_rule_names_what_is_there(tmp_path: Path) -> None:
+    """Whoever writes a rule now is told of a name that nobody has, as a slip of the pen would be one."""
+    rig, policy = home_rig(tmp_path)
+    text = '@id("mine.1") permit(principal, action == Action::"brian.search", resource);'
+    with pytest.raises(BadInput, match="mine"):
+        policy.put("mine.cedar", text)
+    with pytest.raises(BadInput, match="mine"):
+        policy.save_rule("x", text)
+    assert list(policy.folder.glob("*.cedar")) == []
+    rig.close()

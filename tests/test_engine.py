@@ -238,7 +238,7 @@ def test_pieces_are_numbered_by_attempt_and_withdrawn_on_a_retry(tmp_path: Path)
         script = Script(lambda call, _a: call("gate.speak"))
         rig = EngineRig(tmp_path, Handlers(gate__speak=speaking), scripts={"a": script}, more=(speak,))
         await rig.engine.submit(rig.request("a", "r1"))
-        events = [event async for event in rig.engine.watch("r1")]
+        events = [event async for event in rig.watching.watch("r1")]
         said = [(e["type"], e.get("attempt"), e.get("text")) for e in events if e["type"] in ("piece", "withdrawn")]
         assert said == [
             ("piece", 1, "wr"),

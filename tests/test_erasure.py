@@ -20,6 +20,7 @@ from kit import open_kernel
 from live import environment, loket, prepare
 from loket.app import Loket, running
 from loket.backup import Parts, restore, take
+from loket.chain import check_chain
 from loket.cli.talk import _append
 from loket.contracts import OWNER, Answer, BadInput, Call, Failed, Handler, Principal, RowKind
 from loket.home import Home
@@ -180,9 +181,9 @@ def test_a_destroyed_key_without_the_owners_note_does_not_verify(tmp_path: Path)
     journal.append("r1", 0, RowKind.CALL, {"n": 1}, '{"answer":{}}')
     journal.sync()
     database.keys.destroy([1])
-    assert "no erasure" in journal.check()[0].reason
+    assert "no erasure" in check_chain(journal)[0].reason
     journal.append("", 0, RowKind.NOTE, {"what": ERASED, "runs": ["r1"]}, "{}")
-    assert journal.check() == []
+    assert check_chain(journal) == []
     database.close()
 
 
@@ -197,7 +198,7 @@ def test_a_lost_key_is_no_erasure(tmp_path: Path) -> None:
     connection.execute("DELETE FROM run_keys")
     connection.close()
     database = open_kernel(tmp_path / "kernel.db")
-    assert "value of row 1 was changed" in Journal(database, b"k" * 32, lambda: 1.0).check()[0].reason
+    assert "value of row 1 was changed" in check_chain(Journal(database, b"k" * 32, lambda: 1.0))[0].reason
     database.close()
 
 

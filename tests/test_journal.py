@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kit import KEY, open_kernel
+from loket.chain import check_chain
 from loket.contracts import Damaged, RowKind
 from loket.kernel.journal import Journal
 from loket.testing.disk import PowerLoss
@@ -34,7 +35,7 @@ def faults(path: Path) -> list[str]:
     """What is wrong with the journal at `path`."""
     database = open_kernel(path)
     try:
-        return [fault.reason for fault in Journal(database, KEY, lambda: 1.5).check()]
+        return [fault.reason for fault in check_chain(Journal(database, KEY, lambda: 1.5))]
     finally:
         database.close()
 
@@ -52,7 +53,7 @@ def test_rows_come_back_in_order_and_verify(journal: Journal) -> None:
         journal.append("r", number, RowKind.CALL, {"n": number}, f'{{"answer":{number}}}')
     assert [row.ordinal for row in journal.rows("r")] == [0, 1, 2, 3, 4]
     assert [row.meta for row in journal.rows("r")][3] == {"n": 3}
-    assert journal.check() == []
+    assert check_chain(journal) == []
 
 
 @pytest.mark.parametrize("run", [None, "r"])
@@ -140,7 +141,7 @@ def test_a_journal_with_a_broken_seal_can_be_looked_at_but_not_written(tmp_path:
     database = open_kernel(tmp_path / "kernel.db", runs=RUNS)
     journal = Journal(database, KEY, lambda: 1.5)
     assert journal.broken
-    assert [fault.reason for fault in journal.check()] == ["the journal ends at another row than its seal says"]
+    assert [fault.reason for fault in check_chain(journal)] == ["the journal ends at another row than its seal says"]
     with pytest.raises(Damaged, match="does not match its seal"):
         journal.append("r", 9, RowKind.CALL, {}, "{}")
     database.close()
@@ -183,7 +184,7 @@ def test_no_synced_row_is_lost_when_the_power_goes(tmp_path: Path) -> None:
         disk.crash(home, tmp_path / f"after{seed}", seed)
         after = open_kernel(tmp_path / f"after{seed}" / "kernel.db")
         found = Journal(after, KEY, lambda: 1.5)
-        assert found.check() == []
+        assert check_chain(found) == []
         head = after.head()
         assert head is not None
         assert head[0] >= acknowledged

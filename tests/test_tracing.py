@@ -134,6 +134,7 @@ def test_a_run_is_one_trace_with_a_span_of_each_layer(tmp_path: Path) -> None:
                 at = spans.get(at.get("parent"))
             assert layers == ["model", "provider", "counter", "run"]
             assert model["attributes"]["gen_ai.usage.output_tokens"] == 2
+            assert model["attributes"]["gen_ai.request.model"] == "instant"
             calls = [row for row in system.journal.rows(run) if row.kind in (RowKind.CALL, RowKind.OUTCOME)]
             counted = [span for span in spans.values() if span["layer"] == "counter"]
             assert len(counted) == len(calls)
@@ -461,7 +462,7 @@ asyncio.run(go(sys.argv[1]))
 def test_a_run_that_was_killed_has_the_same_ids_after_the_restart(tmp_path: Path) -> None:
     """`kill -9` within a call: the trace of before is a part of the one after, and an attempt is one more event."""
     root = prepare(tmp_path / "home")
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(root)], check=False, timeout=90, capture_output=True)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(root)], check=False, timeout=300, capture_output=True)
     assert killed.returncode == -signal.SIGKILL
 
     async def look(*, resume: bool) -> dict[str, dict[str, Any]]:

@@ -9,6 +9,7 @@ sees them, and the finding says in words what they found.
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from loket.contracts import (
@@ -31,7 +32,7 @@ from loket.kernel.constraints import keep
 from loket.kernel.grants import Grants
 from loket.kernel.refs import resolve
 from loket.kernel.registry import Registry
-from loket.provenance import Judge, Owner, Reading, Request, wanted
+from loket.provenance import Judge, Owner, Reading, Request, wanted, writes
 from loket.provenance.words import fold
 
 NEEDED = "request"
@@ -77,6 +78,8 @@ class Findings:
         for name, finding in list(found.items()):
             if name in args and finding.origin in (Origin.UNTRUSTED, Origin.BOUNDED):
                 found[name] = self._else(run, judge, capability, name, args) or finding
+            if name in args:
+                found[name] = replace(found[name], record=judge.record(capability, name, args[name]))
         if capability.data.wanted and not wanted(judge.request, capability):
             delegated = "somebody else's words may" if judge.request.delegates else "nothing in the request does"
             origin = Origin.BOUNDED if judge.request.delegates else Origin.UNTRUSTED
@@ -105,11 +108,14 @@ class Findings:
 
         What stores answer with labels of their own is left out: the judge reads that itself, and sees whose it is.
         """
-        if recorded.answer is None or not self._registry.knows(recorded.capability):
+        entry = self._registry.get(recorded.capability)
+        if recorded.answer is None or entry is None:
             return None
-        capability = self._registry.find(recorded.capability).capability
+        capability = entry.capability
         if capability.family in _KEPT and not capability.effect.changes:
             return None
+        if not capability.data.rows and not writes(capability):
+            return None  # a read that lists nothing says nothing to the judge, however long its answer
         try:
             args = resolve(json.loads(recorded.args), run.history)
         except LoketError:
@@ -130,9 +136,9 @@ class Findings:
 
     def _read(self, run: RunView, name: str, args: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """A read of the judge's own, within the grant; None where it is not allowed or fails."""
-        entry = self._registry.find(name)
+        entry = self._registry.get(name)
         grant = next((grant for grant in self._held(run) if grant.capability == name), None)
-        if grant is None or entry.handler is None or entry.check_args(dict(args)) is not None:
+        if grant is None or entry is None or entry.handler is None or entry.check_args(dict(args)) is not None:
             return None
         request = run.request
         call = Call(

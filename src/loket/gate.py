@@ -1,6 +1,5 @@
 """The gateway's side of the counter, put together: who may, what came from where, what leaves, and how much."""
 
-import datetime as dt
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
@@ -11,7 +10,6 @@ from loket.contracts import Policy, Principal, Provider
 from loket.findings import Findings
 from loket.home import Home
 from loket.kernel.counter import Counter
-from loket.kernel.quotas import Daily, Quotas
 from loket.kernel.registry import Registry
 from loket.labelling import Labelling
 from loket.leaving import Leaving
@@ -81,7 +79,6 @@ def make_gate(
         policy=policy or own,
         labeller=labelling,
         tokens=tokens,
-        quotas=Quotas(lambda: _day(now()), stores.database.used, Daily(config.tokens_per_day, config.money_per_day)),
         journal=stores.journal,
         obligations=leaving.obligations(),
         approvals=approvals,
@@ -109,10 +106,6 @@ def _approvals(
 
 def _roles(users: Users, principal: Principal) -> Collection[str]:
     return users.standing(principal).roles
-
-
-def _day(at: float) -> str:
-    return dt.datetime.fromtimestamp(at, dt.UTC).date().isoformat()
 
 
 def _dearest(llm: Provider) -> Callable[[str, int], float | None]:

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from loket.chain import Fault
 from loket.contracts import RunStatus
-from loket.kernel.journal import ERASED, Fault
+from loket.kernel.journal import ERASED
 from loket.store.check import opened
 
 _STARTED: Final = ("agent", "root", "parent", "operation", "module", "version", "digest")

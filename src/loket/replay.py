@@ -8,9 +8,10 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from loket.chain import Fault, check_chain
 from loket.contracts import Guest, LoketError, ModuleRef, Row, RowKind, RunRequest, Segment, Token
 from loket.kernel.counter import Counter
-from loket.kernel.journal import Fault, Journal
+from loket.kernel.journal import Journal
 from loket.kernel.state import RunState, recorded_from
 from loket.kernel.text import canonical, decode_object
 
@@ -134,7 +135,7 @@ class Replayer:
         self, runs: Iterable[str], progress: Callable[[int], None] | None = None, erasing: Collection[str] = ()
     ) -> tuple[list[Verdict], list[Fault]]:
         """Check the whole journal, then replay these runs; what became of each, and the journal's own faults."""
-        faults = self._journal.check(erasing=erasing)
+        faults = check_chain(self._journal, erasing=erasing)
         blamed = {fault.run: fault.reason for fault in reversed(faults) if fault.run}
         verdicts = []
         for count, run in enumerate(runs, 1):

@@ -12,8 +12,9 @@ from loket.audit.checkpoint import Checkpoint, PublicKey, key_of, open_note, sig
 from loket.audit.export import Asked, write_export
 from loket.audit.kept import Kept
 from loket.audit.rows import Progress, Survey, survey, value_faults
+from loket.chain import Fault
 from loket.contracts import BadInput, Damaged
-from loket.kernel.journal import Fault, Journal
+from loket.kernel.journal import Journal
 from loket.periodic import periodically
 from loket.store.kernel import KernelDatabase
 

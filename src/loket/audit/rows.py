@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from loket.audit.merkle import Range
+from loket.chain import Fault
 from loket.contracts import LoketError, Row, RowKind
-from loket.kernel.journal import ERASED, GENESIS, Fault, commit_to
+from loket.kernel.journal import ERASED, GENESIS, commit_to
 from loket.store.check import opened
 
 Progress = Callable[[int], None]

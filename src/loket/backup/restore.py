@@ -28,6 +28,7 @@ from loket.backup.manifest import (
     verify_files,
 )
 from loket.backup.take import SEAL, would_write
+from loket.chain import check_chain
 from loket.contracts import BadInput, Damaged, RowKind, RunStatus
 from loket.home import Home
 from loket.kernel.journal import ERASED, Journal
@@ -193,7 +194,7 @@ def _mend_journal(home: Home, now: Callable[[], float], *, with_keys: bool) -> t
         journal = Journal(database, home.journal_key(), now)
         lost = _lost(home, database, runs) if journal.broken is None else []
         _note(database, journal, lost, now(), with_keys=with_keys)
-        found = tuple(fault.reason for fault in journal.check()[:_MOST_FAULTS])
+        found = tuple(fault.reason for fault in check_chain(journal)[:_MOST_FAULTS])
     finally:
         database.close()
     return (len(lost), 0, found) if with_keys else (0, len(lost), found)

@@ -33,7 +33,6 @@ from loket.findings import Findings
 from loket.kernel.counter import Counter
 from loket.kernel.grants import Grants
 from loket.kernel.journal import Journal
-from loket.kernel.quotas import Quotas
 from loket.kernel.registry import Registry
 from loket.kernel.state import RunState
 from loket.labelling import Labelling
@@ -117,7 +116,6 @@ class Kernel:
             policy=HomePolicy(directory / "policies", registry.all),
             labeller=Labelling(findings, looks=findings.wants),
             tokens=self._tokens,
-            quotas=Quotas(lambda: "", lambda _day, _agent: (0, 0.0)),
             journal=self.journal,
             obligations={"redact": _Through()},
             approvals=Yes(self.tools),

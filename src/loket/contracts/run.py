@@ -243,6 +243,8 @@ class Usage:
     """US dollars."""
     counted: bool = False
     """Whether another run has counted it on the day already: an agent that was asked."""
+    model: str = ""
+    """The model that answered, where one did."""
 
     @property
     def tokens(self) -> int:

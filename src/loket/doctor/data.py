@@ -7,6 +7,7 @@ from pathlib import Path
 
 import apsw
 
+from loket.chain import check_chain
 from loket.contracts import Damaged, LoketError
 from loket.doctor.check import FAILED, Check, Patient, failed, mendable, mended, sound, warning
 from loket.kernel.journal import Journal
@@ -100,7 +101,7 @@ def journal(patient: Patient) -> Iterator[Check]:
         if held is None:
             yield sound("journal", "there is no journal yet")
             return
-        found = held.check()
+        found = check_chain(held)
         for fault in found[:20]:
             yield failed("journal", fault.reason, _BACKUP)
         if not found:

@@ -17,7 +17,6 @@ class Active:
 
     run: RunState
     ended: asyncio.Future[Ending]
-    watchers: list[asyncio.Queue[dict[str, Any]]] = field(default_factory=list)
     predecessor: "Active | None" = None
     """The run before it in its conversation, where that is unfinished."""
     interrupted: bool = False

@@ -14,8 +14,6 @@ from loket.kernel.rows import named, safe, whole
 from loket.kernel.state import RunState
 from loket.kernel.text import decode_object
 
-_LOOK = "the module or the journal is not what it was; `loket runs verify` says which"
-
 
 def answer(
     run: RunState, capability: str, args: str, check_side: Callable[[Any], str | None] | None, now: Callable[[], float]
@@ -30,32 +28,27 @@ def answer(
     if check_side is not None and not (following is not None and _refused_side(following, capability, run)):
         decoded, text = decode_object(args, f"the argument of {capability}")
         if check_side(decoded) is not None:
-            raise RunEnded(
-                "replay.diverged", f"{capability} is asked for wrongly, and the journal has no such call", _LOOK
-            )
+            raise _diverged(f"{capability} is asked for wrongly, and the journal has no such call")
         return sides.answer(run, capability, decoded, text, now)
     if following is None:
-        raise RunEnded("replay.diverged", f"the module asks for {capability} after its last journaled call", _LOOK)
+        raise _diverged(f"the module asks for {capability} after its last journaled call")
     if following.capability != named(capability) or following.args not in (whole(args), safe(args)):
-        raise RunEnded(
-            "replay.diverged",
-            f"call {following.ordinal} is {capability} now, and {following.capability} in the journal"
-            if following.capability != capability
-            else f"the arguments of call {following.ordinal} ({capability}) are not those in the journal",
-            _LOOK,
-        )
+        if following.capability != capability:
+            raise _diverged(f"call {following.ordinal} is {capability} now, and {following.capability} in the journal")
+        raise _diverged(f"the arguments of call {following.ordinal} ({capability}) are not those in the journal")
     if not run.sides.matches(following.sides):
-        raise RunEnded(
-            "replay.diverged",
-            f"the clock, random or log calls before call {following.ordinal} are not those in the journal",
-            _LOOK,
-        )
+        raise _diverged(f"the clock, random or log calls before call {following.ordinal} are not those in the journal")
     run.see(following)
     run.pass_by()
     answered = delivered(following)
     if answered is not None:
         return answered
     raise from_dict(following.error or {})
+
+
+def _diverged(how: str) -> RunEnded:
+    remedy = "the module or the journal is not what it was; `loket runs verify` says which"
+    return RunEnded("replay.diverged", how, remedy)
 
 
 def _refused_side(following: Recorded, capability: str, run: RunState) -> bool:

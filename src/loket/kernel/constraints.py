@@ -1,27 +1,11 @@
-"""Constraints of grants: what they may say, and whether a call keeps to them.
+"""Constraints of grants: whether a call keeps to them.
 
 In the kernel because a constraint that nobody enforces would be a grant without one: an unknown one is a refusal.
 """
 
 from collections.abc import Mapping
 
-from loket.contracts import BadInput, Capability, Constraint, Json, Match, Refusal, command, host_granted, host_names
-
-
-def check_constraints(capability: Capability, constraints: Mapping[str, Json], *, by_owner: bool = True) -> None:
-    """Check what an owner or a manifest says. Raises `BadInput` that names the constraint."""
-    known = {constraint.name for constraint in capability.constraints if by_owner or not constraint.owner_only}
-    for name, texts in constraints.items():
-        if name not in known:
-            raise BadInput(
-                "grant.constraint",
-                f"{capability.id} has no constraint {name!r}" + ("" if by_owner else " that a module can ask for"),
-                f"it has: {', '.join(sorted(known)) or 'none'}",
-            )
-        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-            raise BadInput(
-                "grant.constraint", f"the constraint {name} of {capability.id} must list texts", f'{name} = ["visit/"]'
-            )
+from loket.contracts import Capability, Constraint, Json, Match, Refusal, command, host_granted, host_names
 
 
 def keep(capability: Capability, module: str, constraints: Mapping[str, Json], args: Mapping[str, Json]) -> None:

@@ -27,6 +27,7 @@ from loket.contracts import (
     Failed,
     FailedAsk,
     Grant,
+    Handler,
     Json,
     Labeller,
     Labels,
@@ -48,12 +49,11 @@ from loket.contracts import (
     Verdict,
     join_labels,
 )
-from loket.kernel import again, refs, rows, sides
+from loket.kernel import again, quotas, refs, rows, sides
 from loket.kernel.arguments import fingerprint, longer, pieces, quoted, resolved, too_long
 from loket.kernel.constraints import keep
 from loket.kernel.grants import Grants
 from loket.kernel.journal import Journal
-from loket.kernel.quotas import Quotas, Reservation
 from loket.kernel.registry import Check, Entry, Registry
 from loket.kernel.state import Pending, RunState
 from loket.kernel.text import canonical, decode_object
@@ -86,7 +86,6 @@ class Counter:
         policy: Policy,
         labeller: Labeller,
         tokens: Tokens,
-        quotas: Quotas,
         journal: Journal,
         obligations: Mapping[str, Obligation],
         approvals: Approvals | None = None,
@@ -98,7 +97,6 @@ class Counter:
         self._policy = policy
         self._labeller = labeller
         self._tokens = tokens
-        self._quotas = quotas
         self._journal = journal
         self._obligations = obligations
         self._approvals = approvals
@@ -123,11 +121,11 @@ class Counter:
             prepared = self._prepare(run, capability, args)  # 2. decode, 3. grant, 4. decide
             if prepared.entry.capability.side:
                 return sides.answer(run, prepared.entry.capability.id, dict(prepared.args), prepared.text, self._now)
-            reservation = self._reserve(run, prepared)  # 5. reserve
+            held = self._reserve(run, prepared)  # 5. reserve
         except Refusal as refusal:
             self._refuse(run, capability, args, refusal, started)
             raise
-        pending = self._record_intent(run, prepared, reservation)  # 6. record the intent
+        pending = self._record_intent(run, prepared, held)  # 6. record the intent
         if pending.handler is None or prepared.entry.capability.waits:
             run.pending = pending
             self._journal.sync()
@@ -142,7 +140,7 @@ class Counter:
         try:
             outcome = await self._perform_waiting(pending)
         except asyncio.CancelledError:  # what a model was asked for may have been used
-            self._settle_quotas(run, pending, Usage(pending.reservation.tokens), "")
+            self._settle_quotas(run, pending, Usage(pending.held), "")
             raise
         try:
             self._settle(run, pending, outcome)
@@ -202,17 +200,14 @@ class Counter:
         if grant.constraints or capability.constraints:
             keep(capability, grant.module, grant.constraints, args)
         rights = self._tokens.rights(run.token)
-        if rights is None:
-            return
-        if capability.id not in rights:
+        narrowed = grant.constraints if rights is None else rights.get(capability.id)
+        lacks = _lacking(capability, grant, narrowed, args) if narrowed != grant.constraints else None
+        if lacks is not None:
             raise Refusal(
                 "token.rights",
-                f"the run's execution token does not allow {capability.id}",
+                f"the run's execution token {lacks}",
                 "start a new run: what is granted while a run goes on counts from the next one",
             )
-        narrowed = rights[capability.id]
-        if narrowed != grant.constraints:
-            _keep_narrowed(capability, grant.module, narrowed, args)
 
     def _decide(self, run: RunState, question: Question) -> Decision:
         """The policy's decision; a policy that fails, or obliges to what nobody can do, is a denial.
@@ -252,14 +247,14 @@ class Counter:
 
     # Step 5
 
-    def _reserve(self, run: RunState, prepared: Prepared) -> Reservation:
+    def _reserve(self, run: RunState, prepared: Prepared) -> int:
         tokens = _tokens_needed(prepared.entry.capability.id, prepared)
         if self._meter is not None:
             self._meter.admit(run, prepared.entry.capability, prepared.text, prepared.size, tokens)
-        return self._quotas.reserve(run.request.agent, run.spent, self._limits_of(run), tokens)
+        return quotas.reserve(run.spent, self._limits_of(run), tokens)
 
     def _settle_quotas(self, run: RunState, pending: Pending, usage: Usage, answer: str) -> None:
-        self._quotas.settle(pending.reservation, usage)
+        quotas.settle(run.spent, pending.held, usage)
         if self._meter is not None:
             self._meter.settle(run, usage, answer)
 
@@ -269,17 +264,9 @@ class Counter:
 
     # Step 6
 
-    def _record_intent(self, run: RunState, prepared: Prepared, reservation: Reservation) -> Pending:
-        capability = prepared.entry.capability
-        opened = run.open
-        attempt, handler = 1, prepared.entry.handler
-        if opened is not None:
-            self._same_as_open(opened, capability.id, prepared.text)
-            attempt = opened.attempt + 1
-            if capability.on_uncertain is OnUncertain.ASK and run.settled is None:
-                handler = None
-            elif capability.on_uncertain is OnUncertain.REPEAT:
-                run.spent.tokens += opened.held  # both attempts are charged
+    def _record_intent(self, run: RunState, prepared: Prepared, held: int) -> Pending:
+        capability, opened = prepared.entry.capability, run.open
+        attempt, handler = self._attempt(run, prepared)
         call = Call(
             run=run.request.id,
             ordinal=run.next_ordinal,
@@ -301,9 +288,10 @@ class Counter:
             prepared.text,
             capability,
             prepared.decision,
-            reservation,
+            held,
             prepared.facts,
             handler,
+            prepared.entry.check_answer,
             time.perf_counter(),
             prepared.by_reference,
         )
@@ -311,6 +299,17 @@ class Counter:
             self._append(run, RowKind.INTENT, pending, None, (), None)
             self._journal.sync()
         return pending
+
+    def _attempt(self, run: RunState, prepared: Prepared) -> tuple[int, Handler | None]:
+        """Which attempt of a call this is, and who performs it: nobody where the owner has to say what happened."""
+        opened, rule = run.open, prepared.entry.capability.on_uncertain
+        if opened is None:
+            return 1, prepared.entry.handler
+        self._same_as_open(opened, prepared.entry.capability.id, prepared.text)
+        if rule is OnUncertain.REPEAT:
+            run.spent.tokens += opened.held  # both attempts are charged
+        asks = rule is OnUncertain.ASK and run.settled is None
+        return opened.attempt + 1, None if asks else prepared.entry.handler
 
     @staticmethod
     def _same_as_open(opened: Recorded, capability: str, args: str) -> None:
@@ -356,12 +355,13 @@ class Counter:
             return _crashed(pending, error)
         return self._checked(pending, answer)
 
-    def _checked(self, pending: Pending, answer: object) -> Answer | LoketError:
+    @staticmethod
+    def _checked(pending: Pending, answer: object) -> Answer | LoketError:
         """An answer that keeps to its schema and its size; anything else is the provider's failure."""
         name = pending.capability.id
         if not isinstance(answer, Answer):
             return Failed("provider.answer", f"the provider of {name} returned no answer", "mend the provider")
-        wrong = self._registry.find(name).check_answer(answer.value)
+        wrong = pending.check_answer(answer.value)
         if wrong is not None:
             return Failed("provider.answer", f"the provider of {name} answered wrongly: {wrong}", "mend the provider")
         return answer
@@ -428,21 +428,15 @@ class Counter:
             run.recorded_sides() if kind is RowKind.OUTCOME and run.open else run.sides.record(),
             labels,
             call.attempt,
-            pending.reservation.tokens,
+            pending.held,
             by_reference=pending.by_reference and text is not None,
         )
 
     def _refuse(self, run: RunState, capability: str, args: str, refusal: Refusal, started: float) -> None:
         """A refused call is one row, and counts: a module that swallows refusals ends at its call limit."""
-        if run.spent.calls >= self._limits_of(run).calls:
-            raise RunEnded(
-                "limit.calls",
-                f"the run made {run.spent.calls} calls, its limit; the last one was refused: {refusal.message}",
-                'raise calls under [limits] in the module\'s "loket.toml"',
-            )
-        run.spent.calls += 1
-        known = self._registry.knows(capability)
-        facts = rows.refusal_facts(run, capability if known else rows.UNKNOWN, refusal, started)
+        quotas.count(run.spent, self._limits_of(run), refusal.message)
+        known = self._registry.get(capability)
+        facts = rows.refusal_facts(run, known.capability if known else None, refusal, started)
         text, side = rows.safe(args), run.sides.record()
         labels = quoted(run, args)
         value = rows.refusal_value(None if known else capability, text, refusal, labels, run.facts, side)
@@ -459,23 +453,21 @@ class Counter:
 
     def _side_check(self, capability: str) -> Check | None:
         """The check of a side capability's arguments; None for all others, unknown ones as well."""
-        try:
-            entry = self._registry.find(capability)
-        except Refusal:
-            return None
-        return entry.check_args if entry.capability.side else None
+        entry = self._registry.get(capability)
+        return entry.check_args if entry is not None and entry.capability.side else None
 
 
-def _keep_narrowed(capability: Capability, module: str, narrowed: Mapping[str, Json], args: Mapping[str, Json]) -> None:
-    """Check a call against what the run's token allows, where that is not what is granted now."""
+def _lacking(
+    capability: Capability, grant: Grant, narrowed: Mapping[str, Json] | None, args: Mapping[str, Json]
+) -> str | None:
+    """What a run's token does not allow of a call that is granted now; None where it allows it."""
+    if narrowed is None:
+        return f"does not allow {capability.id}"
     try:
-        keep(capability, module, narrowed, args)
+        keep(capability, grant.module, narrowed, args)
     except Refusal as refusal:
-        raise Refusal(
-            "token.rights",
-            f"the run's execution token allows less than is granted now: {refusal.message}",
-            "start a new run: what is granted while a run goes on counts from the next one",
-        ) from None
+        return f"allows less than is granted now: {refusal.message}"
+    return None
 
 
 def _deduped(rule: OnUncertain) -> bool:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any, cast
@@ -37,7 +37,7 @@ from loket.kernel.active import Active, Host, end_event, ending_of, fault
 from loket.kernel.counter import Counter
 from loket.kernel.grants import Grants
 from loket.kernel.journal import Journal
-from loket.kernel.quotas import Spent
+from loket.kernel.quotas import Spent, settle
 from loket.kernel.state import RunState, recorded_from
 from loket.kernel.text import canonical
 from loket.kernel.waits import WaitGraph
@@ -51,15 +51,13 @@ page faults, the replayed part); a wait that is shorter than about that is cheap
 
 _TOKEN_LIFETIME_S = 30 * 24 * 3600.0
 
-_LOOK_S = 0.05
-"""Seconds between two looks at which runs ask the owner."""
-
 
 class Engine:
-    """Accepts, runs, resumes, stops. `submit`, `result`, `watch`, `stop`, `settle` are called on the event loop.
+    """Accepts, runs, resumes, stops. `submit`, `result`, `stop`, `settle` are called on the event loop.
 
     `load` gives the guest for a module (it may take seconds: it is called on a worker thread). `on_ended` hears of each
-    run's end, on the event loop, once its answer was given; it must be quick.
+    run's end, on the event loop, once its answer was given; it must be quick. `on_event` hears, from any thread, what
+    happens in a run (its id, the event's kind, the event).
     """
 
     def __init__(
@@ -74,6 +72,7 @@ class Engine:
         now: Callable[[], float],
         workers: int,
         on_ended: Callable[[RunState, Ending], None] = lambda _run, _ending: None,
+        on_event: Callable[[str, str, dict[str, Any]], None] = lambda _run, _kind, _event: None,
         meter: Meter | None = None,
     ) -> None:
         self._counter = counter
@@ -84,6 +83,7 @@ class Engine:
         self._load = load
         self._now = now
         self._on_ended = on_ended
+        self._on_event = on_event
         self._meter = meter
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="loket-run")
         self._writer = ThreadPoolExecutor(2, thread_name_prefix="loket-sync")
@@ -154,22 +154,6 @@ class Engine:
     def unfinished(self) -> dict[str, RunState]:
         return {run: active.run for run, active in self._active.items()}
 
-    async def watch(self, run: str) -> AsyncIterator[dict[str, Any]]:
-        """Events of an unfinished run from now on; the last one has the type `end`."""
-        active = self._active.get(run)
-        if active is None:
-            return
-        queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        active.watchers.append(queue)
-        try:
-            while True:
-                event = await queue.get()
-                yield event
-                if event["type"] == "end":
-                    return
-        finally:
-            active.watchers.remove(queue)
-
     def stop(self, run: str, reason: str = "the owner stopped the run", *, limit: RunEnded | None = None) -> bool:
         """End a run at its next call, tick or wait, by the owner's word or at a limit. False where it has ended."""
         active = self._active.get(run)
@@ -200,22 +184,6 @@ class Engine:
                 active.run.status = RunStatus.WAITING  # for its turn
             active.owner_spoke.set()
 
-    async def drain(self) -> None:
-        """Wait until nothing runs (waiting runs are not waited for) and everything is on the disk."""
-        busy = [a for a in self._active.values() if a.run.status in (RunStatus.RUNNING, RunStatus.ACCEPTED)]
-        if busy:
-            await asyncio.wait([a.ended for a in busy], timeout=10)
-        await self._on_writer(self._journal.sync)
-
-    async def finish_others(self, timeout_s: float) -> None:
-        """Wait, at most so many seconds, until no run is unfinished but those that ask the owner."""
-        until = time.monotonic() + timeout_s
-        while open_ := [a.ended for a in self._active.values() if a.run.status is not RunStatus.ASKING]:
-            left = until - time.monotonic()
-            if left <= 0:
-                return
-            await asyncio.wait(open_, timeout=min(left, _LOOK_S))  # one that asks meanwhile is waited for no more
-
     async def close(self) -> None:
         """Leave unfinished runs to the next start; nothing is lost."""
         self._closing = True
@@ -235,7 +203,7 @@ class Engine:
         token = self._tokens.mint(request, _TOKEN_LIFETIME_S)
         run = RunState(request, canonical(request.args), token, seed, request.labels)
         active = Active(run, loop.create_future())
-        run.emit = lambda kind, event: self._emit(loop, active, kind, event)
+        run.emit = lambda kind, event: self._on_event(request.id, kind, event)
         self._active[request.id] = active
         return active
 
@@ -279,16 +247,11 @@ class Engine:
         """What the journal knows of a run that was interrupted."""
         history, opened, _end = recorded_from(self._journal.rows(run.request.id))
         run.history, run.open = history, opened
+        run.spent = Spent(calls=len(history))
         for recorded in history:
             run.see(recorded)
-        used = [recorded.usage for recorded in history if recorded.usage]
-        run.spent = Spent(
-            calls=len(history),
-            tokens=sum(usage["in"] + usage["out"] for usage in used),
-            money=sum(usage["money"] for usage in used),
-            others_tokens=sum(usage["in"] + usage["out"] for usage in used if usage.get("elsewhere")),
-            others_money=sum(usage["money"] for usage in used if usage.get("elsewhere")),
-        )
+            if recorded.usage:
+                settle(run.spent, 0, rows.usage_of(recorded.usage))
 
     # Running
 
@@ -318,7 +281,7 @@ class Engine:
             self._forget(active)
         if not active.ended.done():
             active.ended.set_result(ending)
-        self._publish(active, {"type": "end", "run": run.request.id, **end_event(ending)})
+        run.emit("end", {"run": run.request.id, **end_event(ending)})
         self._on_ended(run, ending)
 
     async def _to_the_end(self, active: Active) -> Ending:
@@ -360,7 +323,7 @@ class Engine:
         run.status = RunStatus.ASKING
         self._journal.also(self._records.run_status(run.request.id, RunStatus.ASKING))
         await self._on_writer(self._journal.sync)
-        self._publish(active, {"type": "asking", "run": run.request.id, "capability": capability})
+        run.emit("asking", {"run": run.request.id, "capability": capability})
         if run.stopped is None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(active.owner_spoke.wait(), None if until is None else until - self._now())
@@ -411,9 +374,11 @@ class Engine:
     def _segment(self, run: RunState) -> Ending | None:
         """One segment of a run, on a worker thread; None where it was suspended."""
         run.rewind()
-        if run.stopped is not None:
-            return self._finish(run, Segment(ended=run.stopped))
+        if (stopped := _stopped(run)) is not None:
+            return self._finish(run, Segment(ended=stopped))
         segment = self._direct(run) if run.request.module is None else self._in_sandbox(run, run.request.module)
+        if segment.refusal is not None and (stopped := _stopped(run)) is not None:
+            segment = Segment(ended=stopped)  # its token was revoked in the middle of a call
         return None if segment.suspended else self._finish(run, segment)
 
     def _in_sandbox(self, run: RunState, module: ModuleRef) -> Segment:
@@ -477,16 +442,6 @@ class Engine:
 
     # Around
 
-    def _emit(self, loop: asyncio.AbstractEventLoop, active: Active, kind: str, event: dict[str, Any]) -> None:
-        """From any thread: an event for those who watch."""
-        if active.watchers:
-            loop.call_soon_threadsafe(self._publish, active, {"type": kind, **event})
-
-    @staticmethod
-    def _publish(active: Active, event: dict[str, Any]) -> None:
-        for queue in active.watchers:
-            queue.put_nowait(event)
-
     def _forget(self, active: Active) -> None:
         request = active.run.request
         self._active.pop(request.id, None)
@@ -499,3 +454,8 @@ class Engine:
 
     async def _on_writer(self, work: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._writer, work, *args)
+
+
+def _stopped(run: RunState) -> LoketError | None:
+    """Why a run was stopped, if it was: another thread may do it at any time."""
+    return run.stopped

@@ -1,17 +1,14 @@
 """The journal: what happened, in order, hash-chained, on disk before anyone relies on it.
 
 It is in the kernel because every promise of Loket is read from it: resume, replay and proof. It knows nothing of what
-rows mean. Considered and left out: a log file of its own (SQLite's WAL already gives one write per group of rows, with
-recovery that others have tested), and a thread that writes (a leader that commits for all who wait is as quick and has
-no queue to lose).
+rows mean; `loket.chain` compares what is there with its hashes.
 """
 
 import hashlib
 import hmac
 import os
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from loket.contracts import Damaged, Row, RowKind, RowStore, Statement
@@ -38,15 +35,6 @@ def chain(
     return hashlib.sha256(prev + public.encode() + commitment).digest()
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One thing that is wrong with the journal. `run` is empty where it concerns no single run."""
-
-    seq: int
-    run: str
-    reason: str
-
-
 class Journal:
     """Appends rows in memory, in order, and writes them in groups. Thread-safe.
 
@@ -68,10 +56,15 @@ class Journal:
         if head is None:
             self._seq, self._head, self._durable = 0, GENESIS, 0
         else:
-            self._seq, self._head, seal = head
+            self._seq, self._head, _seal = head
             self._durable = self._seq
-            if not hmac.compare_digest(seal, self._seal(self._seq, self._head)):
+            if not self.sealed(self._seq, self._head):
                 self._broken = "its last row does not match its seal: rows were changed, added or removed from outside"
+
+    def sealed(self, seq: int, head: bytes) -> bool:
+        """Whether the store's seal says that the journal ends with this row and its hash."""
+        held = self._store.head() or (0, GENESIS, self._seal(0, GENESIS))
+        return held[:2] == (seq, head) and hmac.compare_digest(held[2], self._seal(seq, head))
 
     def _seal(self, seq: int, head: bytes) -> bytes:
         return hmac.digest(self._key, seq.to_bytes(8, "big") + head, "sha256")
@@ -106,6 +99,11 @@ class Journal:
         with self._lock:
             self._check()
             self._statements.extend(statements)
+
+    @property
+    def last(self) -> int:
+        """The number of the newest row, which may not be on the disk yet; 0 where there is none."""
+        return self._seq
 
     @property
     def broken(self) -> str | None:
@@ -143,39 +141,3 @@ class Journal:
         if self._broken is None:
             self.sync()
         return self._store.rows(run)
-
-    def check(self, progress: Callable[[int], None] | None = None, erasing: Collection[str] = ()) -> list[Fault]:
-        """Read the whole journal and compare every row with its hash, its commitment and the seal.
-
-        `erasing` are runs whose erasure is not done yet: they can still be read.
-        """
-        faults: list[Fault] = []
-        prev, seq = GENESIS, 0
-        gone: dict[str, int] = {}
-        read: dict[str, int] = {}
-        began = self._seq
-        for row in self.rows():
-            faults.extend(_faults_of(row, prev, seq + 1))
-            prev, seq = row.hash, row.seq
-            (gone if row.erased else read).setdefault(row.run, row.seq)
-            if row.kind is RowKind.NOTE and row.meta.get("what") == ERASED:
-                for run in row.meta["runs"]:
-                    gone.pop(run, None)
-                    if run in read and run not in erasing and row.seq <= began:
-                        faults.append(Fault(read[run], run, "it was erased, and can be read: its key was put back"))
-            if progress is not None and seq % 1000 == 0:
-                progress(seq)
-        head = self._store.head() or (0, GENESIS, self._seal(0, GENESIS))
-        if (head[0], head[1]) != (seq, prev) or not hmac.compare_digest(head[2], self._seal(seq, prev)):
-            faults.append(Fault(seq, "", "the journal ends at another row than its seal says"))
-        unsaid = "its values cannot be read, and no erasure in the journal says why: its key is missing"
-        return faults + [Fault(seq, run, unsaid) for run, seq in gone.items()]
-
-
-def _faults_of(row: Row, prev: bytes, expected: int) -> Iterator[Fault]:
-    if row.seq != expected:
-        yield Fault(row.seq, row.run, f"row {expected} is missing before row {row.seq}")
-    if not row.erased and commit_to(row.salt, row.value) != row.commitment:
-        yield Fault(row.seq, row.run, f"the value of row {row.seq} was changed")
-    if chain(prev, row.seq, row.run, row.ordinal, row.kind, row.at, row.facts, row.commitment) != row.hash:
-        yield Fault(row.seq, row.run, f"row {row.seq} does not follow from the row before it: one of them was changed")

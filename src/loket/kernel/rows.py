@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from loket.contracts import Facts, Labels, LoketError, Refusal, RowKind, Usage, Verdict
+from loket.contracts import Capability, Facts, Labels, LoketError, Refusal, RowKind, Usage, Verdict
 from loket.kernel.state import Pending, RunState
 from loket.kernel.text import canonical, decode_object, labels_text
 
@@ -20,6 +20,7 @@ _REFUSED_ARGS = 2000
 _NAME = 200
 """Characters that are kept of a capability's name, which a module may have made up."""
 
+_NOTHING = Usage()
 
 UNKNOWN = "?"
 """Stands for a capability that does not exist; the value has the name that the module gave."""
@@ -46,52 +47,40 @@ def start(run: RunState) -> str:
 
 def call_facts(run: RunState, kind: RowKind, pending: Pending, error: LoketError | None, usage: Usage | None) -> str:
     """The facts of a call that was allowed, as canonical JSON: of its intent, its outcome, or both in one row."""
-    before, after = _decided(run, pending)
-    parts = [f'{{"attempt":{pending.call.attempt}', before]
-    if error is not None:
-        parts.append(f'"error":{canonical(error.code)}')
-    if kind is RowKind.INTENT:
-        parts.append(f'"held":{pending.reservation.tokens}')
-    else:
-        parts.append(f'"ms":{_ms_since(pending.started)}')
-    parts.append(after)
-    if usage is not None and usage != Usage():
-        counted = {"in": usage.tokens_in, "out": usage.tokens_out, "money": usage.money}
-        if usage.counted:
-            counted["elsewhere"] = True
-        parts.append(f'"usage":{canonical(counted)}')
-    return ",".join(parts) + "}"
-
-
-def _decided(run: RunState, pending: Pending) -> tuple[str, str]:
-    """What a decision puts on a row, without braces: the facts before and after `error`. Made once a run."""
     call, decision = pending.call, pending.decision
-    known = run.decided.get(call.capability)
-    if known is not None and known[0] is decision:
-        return known[1]
-    before = {
+    facts: dict[str, Any] = {
+        "attempt": call.attempt,
         "capability": call.capability,
         "decision": decision.verdict.value,
         "effect": pending.capability.effect.value,
-    }
-    after = {
         "policy": decision.policy,
         "principal": call.principal.public,
         "reason": decision.reason,
         "root": run.request.root,
         "rules": decision.rules,
     }
+    facts |= {"held": pending.held} if kind is RowKind.INTENT else {"ms": _ms_since(pending.started)}
+    if error is not None:
+        facts["error"] = error.code
     if decision.obligations:
-        after["obligations"] = decision.obligations
-    texts = (canonical(before)[1:-1], canonical(after)[1:-1])
-    run.decided[call.capability] = (decision, texts)
-    return texts
+        facts["obligations"] = decision.obligations
+    if usage is not None and usage != _NOTHING:
+        facts["usage"] = {"in": usage.tokens_in, "out": usage.tokens_out, "money": usage.money}
+        facts["usage"] |= {"elsewhere": True} if usage.counted else {}
+        facts["usage"] |= {"model": usage.model} if usage.model else {}
+    return canonical(facts)
 
 
-def refusal_facts(run: RunState, capability: str, refusal: Refusal, started: float) -> str:
-    """The facts of a call that was refused; `capability` is `UNKNOWN` for one that does not exist."""
-    facts = {
-        "capability": capability,
+def usage_of(fact: Mapping[str, Any]) -> Usage:
+    """What a row's fact says that a call cost."""
+    counted = bool(fact.get("elsewhere"))
+    return Usage(fact["in"], fact["out"], fact["money"], counted, str(fact.get("model", "")))
+
+
+def refusal_facts(run: RunState, known: Capability | None, refusal: Refusal, started: float) -> str:
+    """The facts of a call that was refused; None stands for a capability that does not exist."""
+    facts: dict[str, Any] = {
+        "capability": known.id if known is not None else UNKNOWN,
         "principal": run.request.principal.public,
         "root": run.request.root,
         "decision": Verdict.DENY.value,
@@ -100,6 +89,8 @@ def refusal_facts(run: RunState, capability: str, refusal: Refusal, started: flo
         "ms": _ms_since(started),
         "error": refusal.code,
     }
+    if known is not None:
+        facts["effect"] = known.effect.value
     return canonical(facts)
 
 

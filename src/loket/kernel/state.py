@@ -30,7 +30,8 @@ from loket.contracts import (
     join_labels,
 )
 from loket.kernel import refs
-from loket.kernel.quotas import Reservation, Spent
+from loket.kernel.quotas import Spent
+from loket.kernel.registry import Check
 from loket.kernel.text import canonical
 
 
@@ -83,9 +84,11 @@ class Pending:
     """The arguments as canonical JSON."""
     capability: Capability
     decision: Decision
-    reservation: Reservation
+    held: int
+    """Tokens that are reserved for it."""
     facts: Facts
     handler: Handler | None
+    check_answer: Check
     started: float
     by_reference: bool = False
 
@@ -123,8 +126,6 @@ class RunState:
     position: int = 0
     randoms: int = 0
     logged: int = 0
-    decided: dict[str, tuple[Decision, tuple[str, str]]] = field(default_factory=dict)
-    """By capability: the last decision, and what it puts on a row (see `rows.call_facts`)."""
     facts: Facts | None = None
     """What is known of the call that is being made, and the digest of the policy that decides on it."""
     policy: str = ""

@@ -25,10 +25,8 @@ class WaitGraph:
     def done(self, run: str) -> None:
         """The run has ended: nobody waits for it, and it waits for nobody."""
         self._edges.pop(run, None)
-        for waiter in [waiter for waiter, waited in self._edges.items() if run in waited]:
-            self._edges[waiter].discard(run)
-            if not self._edges[waiter]:
-                del self._edges[waiter]
+        for waited in self._edges.values():
+            waited.discard(run)
 
     def _reaches(self, start: str, goal: str) -> bool:
         seen: set[str] = set()

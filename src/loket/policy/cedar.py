@@ -154,9 +154,10 @@ def narrower(text: str, question: Question) -> bool:
 def _reason(verdict: Verdict, deciding: Sequence[Rule]) -> str:
     """Why, in the words of the rules; a decision that stops a call names them too."""
     said = "; ".join(dict.fromkeys(rule.reason or f"the rule {rule.id} says so" for rule in deciding))
-    if verdict is Verdict.ALLOW:
+    named = ", ".join(rule.id for rule in deciding if rule.reason)
+    if verdict is Verdict.ALLOW or (deciding and not named):
         return said
-    return f"{said} ({', '.join(rule.id for rule in deciding)})" if deciding else "no rule allows it"
+    return f"{said} ({named})" if deciding else "no rule allows it"
 
 
 def remedy_of(rule: str) -> str:

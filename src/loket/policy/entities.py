@@ -87,7 +87,7 @@ class View:
         """What rules that look at these attributes can see of a question."""
         capability, principal, module = question.capability, question.principal, question.run.module
         who = (module.publisher, module.id) if module is not None else question.run.agent
-        head = (capability.id, capability.effect, principal, self._members(principal), who)
+        head = (capability.id, capability.effect, capability.critical, principal, self._members(principal), who)
         return (*head, *[self._readers[name](question) for name in uses])
 
     def kinds(self, labels: Labels) -> frozenset[str]:
@@ -133,9 +133,9 @@ def _size(part: Any) -> int:
 
 def request_of(key: Key, uses: tuple[str, ...], question: Question) -> tuple[dict[str, Any], str]:
     """Cedar's request, and its entities as JSON text. The question gives names alone, which are in the key."""
-    capability, standing = question.capability, key[3]
+    capability, standing = question.capability, key[4]
     kind, name = principal_entity(question.principal)
-    seen = dict(zip(uses, key[5:], strict=True))
+    seen = dict(zip(uses, key[6:], strict=True))
     module = question.run.module
     version, digest = seen.get("resource", ("", ""))
     resource = {

@@ -16,6 +16,7 @@ from loket.policy.cedar import CedarPolicy
 from loket.policy.entities import Budget, Members, groups, nobody
 from loket.policy.rules import Rule, parse, parse_all, wrong
 from loket.policy.schema import schema_of
+from loket.policy.words import EFFECT_GROUP
 
 FLOOR = "floor.cedar"
 DEFAULT = "default.cedar"
@@ -48,12 +49,12 @@ def _text(path: Path) -> str:
         raise BadInput("policy.file", f"{path.name} cannot be read: {error}", f"mend or remove {path}") from None
 
 
-def load(files: Mapping[str, str], capabilities: Iterable[Capability]) -> list[Rule]:
+def load(files: Mapping[str, str], capabilities: Iterable[Capability], *, later: bool = False) -> list[Rule]:
     """The floor, the default, and the rules of a home's files, checked. Raises `BadInput` for the first fault.
 
-    A file named `default.cedar` stands in the place of Loket's own.
+    A file named `default.cedar` stands in the place of Loket's own. `later` as in `faults`.
     """
-    for fault in faults(files, capabilities):
+    for fault in faults(files, capabilities, later=later):
         raise fault
     return [rule for name, text in _all(files).items() for rule in parse(name, text)]
 
@@ -63,8 +64,12 @@ def _all(files: Mapping[str, str]) -> dict[str, str]:
     return {**own, **{name: text for name, text in files.items() if name not in own}}
 
 
-def faults(files: Mapping[str, str], capabilities: Iterable[Capability]) -> Iterator[BadInput]:
-    """All that is wrong with a home's files: each with the file, the line, what is wrong and what to do."""
+def faults(files: Mapping[str, str], capabilities: Iterable[Capability], *, later: bool = False) -> Iterator[BadInput]:
+    """All that is wrong with a home's files: each with the file, the line, what is wrong and what to do.
+
+    `later`: rules may name capabilities in families that nobody has now, of a module that is not installed any more or
+    of a server that is not connected yet; without it those are faults, as slips of the pen are.
+    """
     known = list(capabilities)
     places: dict[str, Rule] = {}
     schema: Schema | None = None
@@ -78,7 +83,7 @@ def faults(files: Mapping[str, str], capabilities: Iterable[Capability]) -> Iter
         yield from unread
         for rule in rules:
             yield from _misplaced(rule, places)
-            if name in files:
+            if name in files and not (later and _awaited(rule, known)):
                 schema = schema or Schema.from_str(schema_of(known))
                 yield from _mistyped(rule, schema, known)
 
@@ -98,6 +103,13 @@ def _mistyped(rule: Rule, schema: Schema, capabilities: Sequence[Capability]) ->
     said = list(dict.fromkeys(re.sub(r"^for policy `policy0`, ", "", error.error) for error in result.errors))
     if said:
         yield wrong(rule.file, rule.line, f"{rule.id}: {said[0]}", _help(rule, capabilities))
+
+
+def _awaited(rule: Rule, capabilities: Sequence[Capability]) -> bool:
+    """Whether a rule names something in a family that nobody has now."""
+    families = {capability.family for capability in capabilities}
+    names = [name for name in rule.actions or () if not name.startswith(EFFECT_GROUP)]
+    return any(name.partition(".")[0] not in families for name in names)
 
 
 def _help(rule: Rule, capabilities: Sequence[Capability]) -> str:
@@ -148,7 +160,7 @@ class HomePolicy:
 
     def made(self, files: Mapping[str, str], now: Callable[[], float] | None = None) -> CedarPolicy:
         """The policy that these files would make. Raises `BadInput`."""
-        rules = load(files, self.capabilities())
+        rules = load(files, self.capabilities(), later=True)
         return CedarPolicy(rules, members=self._members, now=now or self._now, budget=self._budget)
 
     # Changing it
@@ -163,7 +175,8 @@ class HomePolicy:
             files = read_folder(self.folder)
             if name in files and not replace:
                 raise BadInput("policy.exists", f"there is a file {name} already", "add --replace, or rename it")
-            load({**files, name: text}, self.capabilities())
+            load({name: text}, self.capabilities())
+            load({**files, name: text}, self.capabilities(), later=True)
             self._write(name, text)
         return parse(name, text)
 
@@ -180,8 +193,9 @@ class HomePolicy:
             held = files.get(APPROVED, "")
             if rules[0].text not in [rule.text for rule in parse(APPROVED, held)]:
                 note = "".join(sign for sign in name if sign.isprintable())
+                load({APPROVED: text}, self.capabilities())
                 text = f"{held.rstrip()}\n\n// {note}\n{rules[0].text}\n".lstrip()
-                load({**files, APPROVED: text}, self.capabilities())
+                load({**files, APPROVED: text}, self.capabilities(), later=True)
                 self._write(APPROVED, text)
                 held = text
         return next(rule for rule in parse(APPROVED, held) if rule.text == rules[0].text)

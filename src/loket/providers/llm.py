@@ -228,14 +228,15 @@ def _answer(
     host = urlsplit(route.base_url).hostname
     labels = {f"model:{route.name}"} | (set() if route.local or not host else {f"host:{host}"})
     tokens_in, tokens_out = _tokens(args, completion)
+    model = embedded.name if embedded is not None and route.kind == "embedded" else route.model
     value = {
         "text": completion.text,
         "tool_calls": [dict(call) for call in completion.tool_calls],
-        "model": embedded.name if embedded is not None and route.kind == "embedded" else route.model,
+        "model": model,
         "finish": completion.finish,
         "tokens": {"in": tokens_in, "out": tokens_out},
     }
-    return Answer(value, tuple(sorted(labels)), spent)
+    return Answer(value, tuple(sorted(labels)), replace(spent, model=model))
 
 
 def _plain(args: Mapping[str, Json]) -> dict[str, Json]:
@@ -259,7 +260,8 @@ def _cost(route: Route, args: Mapping[str, Json], outcome: Completion | AttemptF
 
 
 def _sum(one: Usage, other: Usage) -> Usage:
-    return Usage(one.tokens_in + other.tokens_in, one.tokens_out + other.tokens_out, one.money + other.money)
+    tokens_in, tokens_out = one.tokens_in + other.tokens_in, one.tokens_out + other.tokens_out
+    return Usage(tokens_in, tokens_out, one.money + other.money, model=other.model or one.model)
 
 
 def _all_failed(failures: list[AttemptFailed]) -> Failed:

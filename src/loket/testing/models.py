@@ -56,7 +56,7 @@ class InstantModel:
             "finish": fields.get("finish", "tool_calls" if tool_calls else "stop"),
             "tokens": {"in": asked, "out": said},
         }
-        return Answer(value, (f"model:{self._name}",), Usage(asked, said))
+        return Answer(value, (f"model:{self._name}",), Usage(asked, said, model=self._name))
 
     def _models(self, _call: Call) -> Answer:
         return Answer({"models": [{"name": self._name, "local": True, "tools": self._tools, "context": 8192}]})

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from loket.chain import check_chain
 from loket.contracts import Capability, Failed, Json, LoketError, OnUncertain, Provider, Refusal, RunStatus
 from loket.contracts.catalogue import STOCK
 from loket.testing.guest_conformance import CheckResult, Unmet
@@ -386,7 +387,7 @@ async def _replay(suite: Suite) -> str:
             raise Unmet(f"the replay differs: {verdict.reason}")
         if len(rig.watched.performed) - performed > len(calls):
             raise Unmet("calls were performed more than once")
-        faults = rig.journal.check()
+        faults = check_chain(rig.journal)
         if faults:
             raise Unmet(f"the journal: {faults[0].reason}")
     return f"{verdict.calls} calls"

@@ -39,7 +39,6 @@ from loket.kernel.counter import Counter
 from loket.kernel.engine import Engine
 from loket.kernel.grants import Grants
 from loket.kernel.journal import Journal
-from loket.kernel.quotas import Daily, Quotas
 from loket.kernel.registry import Registry
 from loket.kernel.state import RunState
 from loket.kernel.text import canonical
@@ -53,7 +52,6 @@ from loket.tokens import BiscuitTokens
 _KEY = b"k" * 32
 _DIGEST = "d" * 64
 _LIMITS = Limits(calls=1_000_000, args_kb=1 << 20, answer_kb=1 << 20, tokens=10**12, money=1e9)
-_DAY = "2026-11-21"
 
 
 class Outcome(NamedTuple):
@@ -171,7 +169,6 @@ class Rig:
             policy=_AllowAll(),
             labeller=PlainLabeller(),
             tokens=self._tokens,
-            quotas=Quotas(lambda: _DAY, lambda _day, _agent: (0, 0.0), Daily(10**12, 1e9)),
             journal=self.journal,
             obligations={},
             now=time.time,

@@ -18,6 +18,9 @@ _PLANS = "plan:"
 """How the operations of runs begin that carry out plans, or make them (see `loket.orchestrator`)."""
 _NUMBERS, _TIME_DIGITS, _TIME_BITS = "0123456789abcdefghjkmnpqrstvwxyz", 9, 5
 """Of ids of runs (see `loket.ids`): the first nine digits are milliseconds since 1970."""
+_ASKING = ("llm.complete", "llm.extract")
+"""Capabilities that ask a model."""
+
 _EARLIEST_S = 60.0
 """Seconds between a run's acceptance and its first row after which the id is not taken for a time."""
 
@@ -182,7 +185,7 @@ def _performed(counter: Span, done: Fact, start: float) -> Iterator[Span]:
         counter.trace, identity, counter.id, counter.run, Layer.PROVIDER, name, start, counter.end, attributes,
         error=counter.error,
     )  # fmt: skip
-    if done.facts["capability"] == "llm.complete":
+    if done.facts["capability"] in _ASKING:
         yield Span(
             counter.trace, span_id(counter.run, done.ordinal, Layer.MODEL), identity, counter.run, Layer.MODEL, "chat",
             start, counter.end, _model(done.facts.get("usage") or {}, counter.error), error=counter.error,
@@ -190,7 +193,7 @@ def _performed(counter: Span, done: Fact, start: float) -> Iterator[Span]:
 
 
 def _model(usage: Mapping[str, Any], error: str) -> dict[str, Attribute]:
-    """By OpenTelemetry's semantic conventions for generative AI; which model answered is part of the value."""
+    """By OpenTelemetry's semantic conventions for generative AI; old rows do not say which model answered."""
     return _given(
         {
             "loket.layer": Layer.MODEL.value,
