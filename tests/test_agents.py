@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from loket.contracts import (
     Answer,
     BadInput,
     Call,
+    Capability,
     Ending,
     FailedAsk,
     Grant,
@@ -41,6 +42,7 @@ from loket.home import Home
 from loket.ids import derived_id
 from loket.providers.agents import AgentsProvider
 from loket.providers.message import MessageProvider
+from loket.resting import finish_others
 from loket.store.bus import MOST_TOPICS, Bus
 from loket.testing.model_server import ModelServer, Reply
 from loket.testing.models import InstantModel
@@ -83,22 +85,30 @@ async def using(call: Call) -> Answer:
 class Rig(EngineRig):
     """A kernel with an engine, and four agents that can ask each other."""
 
-    def __init__(self, directory: Path, body: Callable[..., Any] = speaker, names: tuple[str, ...] = NAMES) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        body: Callable[..., Any] = speaker,
+        names: tuple[str, ...] = NAMES,
+        effects: Sequence[tuple[Capability, Any]] = (),
+        **rig: Any,
+    ) -> None:
         self.gate = asyncio.Event()
         self.entered: list[str] = []
         self.limits: dict[str, Limits] = {}
         self.bus = Bus(directory / "bus.db")
         self.delegation = Delegation(self.bus, self.address, time.time)
         providers = (AgentsProvider(self.delegation), MessageProvider(self.delegation, self.bus))
-        more = Handlers(gate__wait=self.wait, llm__complete=using)
+        handlers = {declared.id.replace(".", "__"): handler for declared, handler in effects}
+        more = Handlers(gate__wait=self.wait, llm__complete=using, **handlers)
         scripts = {name: Script(body) for name in names}
-        declared = (capability("gate.wait", waits=True, timeout_s=30),)
-        super().__init__(directory, *providers, more, scripts=scripts, more=declared)
+        declared = (capability("gate.wait", waits=True, timeout_s=30), *(one for one, _handler in effects))
+        super().__init__(directory, *providers, more, scripts=scripts, more=declared, **rig)
         self.delegation.bind(self.engine, self.database, self.grants)
         for name in names:
             if not self.grants.held("local", name):
                 self.grants.accept("local", name, DIGEST, 0.0)
-                for used in (*USED, "clock.now", "llm.complete"):
+                for used in (*USED, "clock.now", "llm.complete", *(one.id for one, _handler in effects)):
                     self.grants.allow(Grant("local", name, used, {}, "owner", 0.0))
 
     async def wait(self, call: Call) -> Answer:
@@ -145,7 +155,7 @@ class Rig(EngineRig):
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while not condition():  # noqa: ASYNC110 - the condition is the engine's state, which has no event
             await asyncio.sleep(0.002)
 
@@ -213,14 +223,16 @@ def test_a_child_gets_what_the_asking_run_has_left_and_its_use_is_charged_once_a
         assert limits["money"] == pytest.approx(0.4)
         assert ending.tokens == 1_300
         assert ending.money == pytest.approx(0.0013)
-        days = rig.counter._quotas._days.values()
-        assert sorted(day.tokens for day in days) == [300, 1_000, 1_300]
+        rig.journal.sync()
+        today = int(time.time() // 86_400)
+        assert {one.agent: one.tokens for one in rig.database.used_by_runs(today)} == {"ana": 1_000, "ben": 300}
         over = await rig.told("ana", "use 5000: use 1", run="r2")
         assert over.error is not None
         assert "quota.tokens" in over.error["message"]
-        today = time.strftime("%Y-%m-%d", time.gmtime())
-        assert rig.database.used(today, None)[0] == rig.counter._quotas._days["2026-11-21", None].tokens == 6_300
-        assert rig.database.used(today, "ana") == (6_000, pytest.approx(0.006))
+        rig.journal.sync()
+        used = [one for one in rig.database.used_by_runs(today) if one.agent == "ana"]
+        assert sum(one.tokens for one in used) == 6_000
+        assert sum(one.money for one in used) == pytest.approx(0.006)
         found = rig.database.run("r1")
         assert found is not None
         assert found["tokens"] == 1_300
@@ -302,7 +314,7 @@ def test_a_child_is_stopped_with_all_that_it_asked_when_its_time_runs_out(tmp_pa
     async def story(rig: Rig) -> None:
         started = time.monotonic()
         ending = await rig.told("ana", "hurry", run="r1")
-        assert 0.9 < time.monotonic() - started < 5
+        assert 0.9 < time.monotonic() - started < 60
         assert ending.answer is not None
         assert ending.answer["text"] == "agent.timeout"
         await rig.idle()
@@ -319,11 +331,12 @@ def test_a_callee_cannot_wait_longer_than_its_asker(tmp_path: Path) -> None:
         call = Call(asking, 5, "ana", "main", Principal("agent", "ana"), "agent.ask", {}, ())
         began = asyncio.get_running_loop().time()
         asked = asyncio.create_task(rig.delegation.ask(call, "ben", "ask cleo: wait", 1))
-        await until(lambda: len(rig.delegation._until) == 2)
-        assert all(when - began < 1.5 for when in rig.delegation._until.values())
+        deadlines = rig.delegation._children._deadlines
+        await until(lambda: len(deadlines) == 2)
+        assert all((deadline.when() or began + 9) - began < 1.5 for deadline in deadlines.values())
         with pytest.raises(FailedAsk, match="in the time that there was"):
             await asked
-        assert rig.delegation._until == {}
+        assert deadlines == {}
         rig.gate.set()
 
     on_rig(tmp_path, story)
@@ -347,14 +360,19 @@ def test_stopping_a_run_stops_all_that_it_asked(tmp_path: Path, deep: int) -> No
 
 
 def test_a_run_that_is_stopped_while_its_call_is_parked_stops_its_child_too(tmp_path: Path) -> None:
-    """In the first ten milliseconds of a wait the instance is still there, and nothing may be left over."""
+    """In the first ten milliseconds of a wait the instance is still there, and nothing may be left over.
+
+    The child's token is revoked in that moment; a call that it is just making fails, and it still ends as stopped.
+    """
 
     async def story(rig: Rig) -> None:
         run = await rig.say("ana", "ask cleo: wait")
-        await until(lambda: len(rig.engine.unfinished()) == 2)
+        await until(lambda: len(rig.runs()) == 2)
         assert rig.engine.stop(run)
         await rig.idle()
-        assert [run["status"] for run in rig.runs()] == ["stopped", "stopped"]
+        first, child = (run["status"] for run in rig.runs())
+        assert first == "stopped"
+        assert child == "stopped"
         assert [row.kind.value for row in rig.rows(run)][-1] == "end"
 
     on_rig(tmp_path, story)
@@ -778,7 +796,7 @@ def test_sealed_agents_ask_send_and_publish_and_their_runs_verify(tmp_path: Path
             for agent in ("ana", "ben", "cleo"):
                 assert await said(s, agent, "subscribe weather/") == "weather/"
             assert await said(s, "ana", "publish weather/storm: hide") == "ben cleo"
-            await s.engine.finish_others(20)
+            await finish_others(s.engine, 20)
             assert await said(s, "cleo", "heard x") == "weather/storm ana hide"
             s.grants.revoke("local", "cleo", "message.subscribe")
             await s.installed.remove("ben")
@@ -848,7 +866,7 @@ def asking(home: Path, *words: str) -> Any:
 
 def _finished(home: Path, server: Server, count: int) -> list[dict[str, Any]]:
     """Runs once so many have ended."""
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + 120
     while time.monotonic() < limit:
         runs = loket(home, "runs", "list", "--json")["runs"]
         if sum(run["ended"] is not None for run in runs) == count and len(runs) == count:
@@ -866,9 +884,9 @@ def test_a_kill_while_a_child_thinks_leaves_one_child_and_one_answer(tmp_path: P
         for name in ("ana", "ben"):
             loket(home, "install", str(folder(tmp_path / "sources", name)), "--yes")
         with serving(home) as server, asking(home, "ana", "ask ben: think about: sky", "--message", "one") as waiting:
-            assert model.asked.wait(30)
+            assert model.asked.wait(120)
             server.kill()
-            waiting.wait(30)
+            waiting.wait(120)
         release.set()
         with serving(home) as server:
             runs = _finished(home, server, 2)

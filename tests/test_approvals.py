@@ -241,7 +241,6 @@ def test_an_approval_for_the_run_covers_the_same_values_and_no_others(tmp_path: 
         await until(lambda: [one.ordinal for one in desk.waiting()] == [3])
         (other,) = await desk.asked()
         assert other.said["args"]["to"] == "ben"
-        assert desk.approvals.endorsed("r1") == (("bank.pay", "to", "ana"), ("bank.pay", "amount", 5))
         desk.policy.rule = "test.other"
         await desk.decide(other.id, YES)
         await until(lambda: [one.ordinal for one in desk.waiting()] == [4])
@@ -253,7 +252,6 @@ def test_an_approval_for_the_run_covers_the_same_values_and_no_others(tmp_path: 
         assert [ordinal for _run, ordinal in desk.bank.paid] == [1, 2, 3]
         leases = [row for row in desk.waiting(every=True) if row.decision and "from" in row.decision]
         assert [(lease.ordinal, lease.decision["from"], lease.status) for lease in leases] == [(2, row.id, ALLOWED)]
-        assert desk.approvals.endorsed("r2") == ()
         assert (await asyncio.to_thread(desk.replayer.replay, "r1")).ok
 
     on_desk(tmp_path, work)

@@ -8,14 +8,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jsonschema_rs
 import pytest
 
 from live import Server, environment, loket, prepare, serving, start
 from loket.gateway.approval_routes import APPROVAL, ROUTES
+from test_agents import folder
 
 ASKS = """
 @id("test.ask")
@@ -50,7 +52,7 @@ def asked(home: Path, text: str, *words: str) -> dict[str, Any]:
 
 def ended(home: Path, run: str) -> dict[str, Any]:
     """The run with its rows, once it has ended."""
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while time.monotonic() < until:
         shown = loket(home, "runs", "show", run, "--json")
         if shown["ended"] is not None:
@@ -185,8 +187,127 @@ def test_the_event_asking_names_the_approval(server: Server) -> None:
     assert (asking["approval"], asking["capability"]) == (one["id"], "brain.add")
     loket(server.home, "approvals", "approve", one["id"])
     assert json.loads(done.stdout.readline())["status"] == "done"
-    done.wait(30)
+    done.wait(120)
     done.stdout.close()
+
+
+@contextmanager
+def streamed(server: Server, text: str, conversation: str) -> Iterator[IO[str]]:
+    """A message by the API, as a stream; what it waits for and its end come as lines."""
+    body = json.dumps({"text": text, "conversation": conversation})
+    words = [sys.executable, "-c", STREAM, str(server.port), (server.home / "token").read_text(), body]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout
+        finally:
+            process.kill()
+
+
+def test_a_message_behind_a_run_that_asks_says_so_at_once(server: Server) -> None:
+    """Exit code 4 and the line to copy, also as JSON; the API's stream has the same event; then both are done."""
+    one = asked(server.home, "in front", "--conversation", "queue")
+    words = ("ask", "main", "/help", "--conversation", "queue", "--message", "second")
+    said = loket(server.home, *words, code=4)
+    assert f"is behind run {one['run']}, which waits for approval {one['id']}: loket approvals show {one['id']}" in said
+    assert f"loket approvals approve {one['id']}" in said
+    as_json = loket(server.home, *words, "--json", code=4)
+    assert (as_json["behind"], [each["id"] for each in as_json["waiting"]]) == (one["run"], [one["id"]])
+    with streamed(server, "/help", "queue") as stream:
+        event = json.loads(stream.readline())
+        assert {event[name] for name in ("behind", "asks")} == {one["run"]}
+        assert (event["type"], event["approval"], event["capability"]) == ("behind", one["id"], "brain.add")
+        loket(server.home, "approvals", "approve", one["id"])
+        assert json.loads(stream.readline())["status"] == "done"
+    assert loket(server.home, *words)
+    assert ended(server.home, as_json["run"])["status"] == "done"
+
+
+def test_a_message_that_is_behind_a_run_which_begins_to_ask_is_told_too(server: Server) -> None:
+    """Behind a second question of the run in front: the event comes when that one is asked."""
+    first = asked(server.home, "one", "--conversation", "later")
+    with streamed(server, "/remember two", "later") as two:
+        assert json.loads(two.readline())["approval"] == first["id"]
+        with streamed(server, "/help", "later") as three:
+            assert json.loads(three.readline())["approval"] == first["id"]
+            loket(server.home, "approvals", "approve", first["id"])
+            own = json.loads(two.readline())
+            assert (own["type"], own["asks"]) == ("asking", own["run"])
+            behind = json.loads(three.readline())
+            assert (behind["type"], behind["behind"], behind["approval"]) == ("behind", own["run"], own["approval"])
+            loket(server.home, "approvals", "deny", own["approval"])
+            assert [json.loads(lines.readline())["type"] for lines in (two, three)] == ["end", "end"]
+
+
+def test_with_wait_a_message_waits_for_whoever_decides_elsewhere(server: Server, tmp_path: Path) -> None:
+    """It says what it waits for, and ends with the answer; without a server nobody could decide, and it says that."""
+    one = asked(server.home, "first of two", "--conversation", "patient")
+    words = [
+        sys.executable,
+        "-m",
+        "loket.cli.main",
+        "ask",
+        "main",
+        "/remember x",
+        "--conversation",
+        "patient",
+        "--wait",
+    ]
+    with subprocess.Popen(
+        words, env=environment(server.home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as waiting:
+        assert waiting.stdout is not None
+        assert waiting.stderr is not None
+        assert f"is behind run {one['run']}" in waiting.stderr.readline()
+        loket(server.home, "approvals", "approve", one["id"])
+        own = waiting.stderr.readline()
+        loket(server.home, "approvals", "approve", own.split()[-1])
+        assert waiting.wait(30) == 0
+        assert "Remembered as number" in waiting.stdout.read()
+    alone = prepare(tmp_path / "home")
+    assert "loket up" in loket(alone, "ask", "main", "/help", "--wait", code=2)
+
+
+def test_without_a_server_a_message_behind_a_run_that_asks_says_so_too(tmp_path: Path) -> None:
+    """The run in front asks again, in the same words, and the message behind it is accepted and waits."""
+    home = asking_home(tmp_path / "home")
+    one = asked(home, "alone in front")
+    said = loket(home, "ask", "main", "/help", "--message", "m", code=4)
+    assert f"is behind run {one['run']}, which waits for approval {one['id']}" in said
+    assert f"run {one['run']} is done" in loket(home, "approvals", "approve", one["id"])
+    assert [run["status"] for run in loket(home, "runs", "list", "--json")["runs"]] == ["done", "done"]
+
+
+ASKS_BEN = """
+@id("test.ben")
+@verdict("ask")
+@reason("ben sends nothing unseen")
+forbid (principal is Agent, action == Action::"message.send", resource);
+"""
+
+
+def test_a_run_whose_child_asks_waits_for_the_same_approval(tmp_path: Path) -> None:
+    """Shown to whoever sent the message, in the list and with the run; approved, the parent answers."""
+    home = prepare(tmp_path / "home")
+    (home / "policies").mkdir(mode=0o700)
+    (home / "policies" / "ask.cedar").write_text(ASKS_BEN)
+    for name in ("ana", "ben"):
+        loket(home, "install", str(folder(tmp_path / "sources", name)), "--yes")
+    words = ("ask", "ana", "ask ben: send ana: hi", "--message", "m")
+    with serving(home) as server:
+        said = loket(home, *words, "--json", code=4)
+        (one,) = said["waiting"]
+        assert one["agent"] == "ben"
+        assert [link["agent"] for link in one["chain"]] == ["ben", "ana"]
+        assert one["chain"][1]["run"] == said["run"] != one["run"]
+        assert f"waits too   ana, run {said['run']}" in loket(home, *words, code=4)
+        assert f"ana {said['run']}" in loket(home, "approvals", "list")
+        shown = loket(home, "runs", "show", said["run"])
+        assert f"loket approvals show {one['id']}" in shown
+        loket(home, "approvals", "approve", one["id"])
+        assert "ben said:" in loket(home, *words)
+        assert loket(home, "runs", "verify", "--json")["ok"]
+        assert server.stop() == 0
 
 
 def test_whoever_watches_sees_each_question_once_when_it_comes(server: Server) -> None:
@@ -212,7 +333,7 @@ for line in connection.getresponse():
     name, _, data = line.decode().strip().partition(": ")
     if name == "event":
         kind = data
-    elif name == "data" and kind in ("asking", "end"):
+    elif name == "data" and kind in ("asking", "behind", "end"):
         print(data, flush=True)
         if kind == "end":
             break
@@ -243,7 +364,7 @@ def at_terminal(home: Path, *words: str, typed: list[str]) -> tuple[int, str]:
             seen = len(screen)
             os.write(ours, lines.pop(0).encode())
     os.close(ours)
-    return process.wait(30), screen
+    return process.wait(120), screen
 
 
 @pytest.mark.parametrize("served", [True, False])

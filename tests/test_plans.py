@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from kit import DIGEST, EngineRig, Handlers, capability
+from loket import children
 from loket.contracts import (
     OWNER,
     Answer,
@@ -713,6 +714,25 @@ def test_a_step_that_needs_approval_waits_for_it_and_then_goes_on(tmp_path: Path
     assert flaky.calls == int(said)
     (asked,) = leases.asked.values()
     assert asked.ordinal == 2
+
+
+def test_a_plan_that_waits_for_the_owner_is_not_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan with a second to run waits longer for its approval, and is done after it."""
+    monkeypatch.setattr(children, "LOOK_S", 0.02)
+    leases = Leases()
+
+    async def story(rig: PlanRig) -> None:
+        steps = plan({"id": "send", "call": "post.send"}, kv("a", "k", 1, after=["send"]))
+        asking = asyncio.create_task(rig.call("r1", "plan.run", plan=steps, timeout_s=1))
+        child = await asks(rig, leases)
+        await asyncio.sleep(1.5)
+        leases.said["post.send"] = True
+        rig.engine.answered(child)
+        assert ran(await asking)["status"] == "done"
+
+    flaky = Flaky(0)
+    policy = Rules(post__send=Verdict.ASK)
+    on_rig(tmp_path, story, flaky.provider(), more=Flaky.declared, policy=policy, approvals=leases)
 
 
 def test_the_owner_is_asked_about_a_whole_plan_at_once(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from guests_fixture import COMPILED, unfenced
+from guests_fixture import share_compiled, unfenced
 from live import environment, loket, prepare
 from loket.app import Loket, running
 from loket.bench import Place
@@ -24,6 +24,10 @@ PLAN = {
     ],
     "answer": {"text": {"$step": "find.memories[0].text"}},
 }
+
+
+GONE = {"id": "a", "call": "fs.read", "args": {"path": "a.md"}}
+"""A sound step, for which the stock agent has no grant."""
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +68,20 @@ def test_a_plan_is_checked_run_saved_edited_and_removed_by_command(home: Path, t
     [
         ("{", ("check",), 2, "holds no plan"),
         ("[]", ("check",), 2, "a JSON object is needed"),
-        (json.dumps({**PLAN, "loop": 1}), ("check",), 3, "there is no such key"),
+        (json.dumps({**PLAN, "loop": 1}), ("check",), 2, "there is no such key"),
+        (
+            json.dumps({"title": "a", "steps": [{"id": "a", "call": "brain.serch"}]}),
+            ("check",),
+            2,
+            "did you mean brain.search",
+        ),
+        (
+            json.dumps({"title": "a", "steps": [{"id": "a", "call": "brain.serch"}]}),
+            ("run",),
+            2,
+            "did you mean brain.search",
+        ),
+        (json.dumps({"title": "a", "steps": [GONE]}), ("check",), 3, "no grant"),
         (json.dumps({**PLAN, "loop": 1}), ("run", "--yes"), 3, "loop"),
         (json.dumps(PLAN), ("run",), 2, "add --yes"),
     ],
@@ -72,7 +89,7 @@ def test_a_plan_is_checked_run_saved_edited_and_removed_by_command(home: Path, t
 def test_a_wrong_plan_is_named_and_ends_with_its_code(
     home: Path, tmp_path: Path, text: str, words: tuple[str, ...], code: int, says: str
 ) -> None:
-    """Wrong usage is 2, a refusal 3; nothing runs."""
+    """Wrong usage is 2, as is a plan that is none, a refusal 3; nothing runs."""
     file = tmp_path / "plan.json"
     file.write_text(text)
     assert says in loket(home, "plans", words[0], "main", str(file), *words[1:], code=code)
@@ -124,8 +141,7 @@ def test_the_stock_agent_does_a_request_of_several_steps_as_a_plan(tmp_path: Pat
 
 def test_plans_killed_in_mid_run_lose_no_effect_and_do_none_twice(tmp_path: Path) -> None:
     """A small run of `loket bench plans`: real processes, `kill -9`, and then every promise is counted."""
-    COMPILED.mkdir(parents=True, exist_ok=True)
-    (tmp_path / "cache").symlink_to(COMPILED, target_is_directory=True)
+    share_compiled(tmp_path)
     outcome = campaign(Place(tmp_path), 20, 11, lambda _line: None)
     assert (outcome.lost, outcome.doubled) == ([], [])
     assert outcome.interrupted >= 20

@@ -334,15 +334,6 @@ def test_doubtful_records_are_not_the_owners_word() -> None:
     assert origin(unsure, "send_email", recipients=[EVIL]) is Origin.UNTRUSTED
 
 
-def test_a_refusal_says_what_would_have_helped() -> None:
-    """The explanation names what the words lead to, and what the owner could have said."""
-    judge_ = judging("add a line to budget", Services(list_files=[file("2", "budget.xlsx"), file("3", "other.txt")]))
-    judge_.judge(CAPABILITIES["append_to_file"], {"file_id": "3"})
-    text = judge_.explain(CAPABILITIES["append_to_file"], "file_id", "3")
-    assert "your words lead to 2" in text
-    assert "id 3" in text
-
-
 def test_a_capability_that_the_words_do_not_ask_for_is_not_wanted() -> None:
     """Deeds are told from things: "message them" asks for a message, "the message from Bob" does not."""
     send = CAPABILITIES["send_direct_message"]

@@ -1,15 +1,12 @@
 """What an approval keeps of a call, what it is bound to, and the words of its refusals: pure functions."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from loket.contracts import Asked, Damaged, Json, Refusal, Verdict
+from loket.contracts import Asked, Damaged, Refusal
 from loket.kernel.text import canonical
 from loket.store.approvals import Kept
-
-WHOLE_RUN = "run"
-"""The scope of an approval that covers the same call in the rest of its run."""
 
 
 def content(asked: Asked) -> dict[str, Any]:
@@ -23,7 +20,7 @@ def content(asked: Asked) -> dict[str, Any]:
         "args": dict(question.args),
         "critical": [name for name in question.capability.critical if name in question.args],
         "labels": {name: list(labels) for name, labels in question.labels.items()},
-        "findings": {name: [found.origin.value, found.why] for name, found in question.findings.items()},
+        "findings": {name: [found.origin.value, found.why, found.record] for name, found in question.findings.items()},
         "exposed": list(question.exposed),
         "rules": list(decision.rules),
         "reason": decision.reason,
@@ -40,17 +37,6 @@ def cover(asked: Asked) -> str:
     critical = {name: question.args[name] for name in question.capability.critical if name in question.args}
     bound = [question.capability.id, critical or dict(question.args), sorted(asked.decision.rules)]
     return hashlib.sha256(canonical(bound).encode()).hexdigest()
-
-
-def endorsements(rows: Sequence[Kept]) -> list[tuple[str, str, Json]]:
-    found: list[tuple[str, str, Json]] = []
-    for row in rows:
-        ruling = row.decision
-        if ruling is None or row.said is None or "from" in ruling:
-            continue
-        if (ruling["verdict"], ruling["scope"]) == (Verdict.ALLOW.value, WHOLE_RUN):
-            found += [(row.capability, name, row.said["args"][name]) for name in row.said["critical"]]
-    return found
 
 
 def said(row: Kept) -> Mapping[str, Any]:

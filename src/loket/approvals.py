@@ -9,8 +9,7 @@ No capability reaches this: whoever decides comes through the gateway or the com
 
 import contextlib
 import threading
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -22,7 +21,6 @@ from loket.contracts import (
     Capability,
     Damaged,
     Finding,
-    Json,
     Lease,
     LoketError,
     Origin,
@@ -47,9 +45,6 @@ _REASON = 2000
 
 _RULE = 20_000
 """Characters of a rule that an owner gives."""
-
-_REMEMBERED = 1024
-"""Runs whose endorsed values are kept ready."""
 
 _PLAIN = (
     "id",
@@ -79,6 +74,15 @@ class Scope(StrEnum):
     """In this run, the same capability with the same critical arguments, where the same rules ask."""
     RULE = "rule"
     """This call, and a rule of the policy for those that are like it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A question that waits, without what was asked: whose, its id, and which capability."""
+
+    run: str
+    approval: str
+    capability: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,7 @@ class OwnerApprovals:
         self._headless = headless
         self._most_open = most_open
         self._lock = threading.RLock()
-        self._endorsed: OrderedDict[str, tuple[tuple[str, str, Json], ...]] = OrderedDict()
+        self._hearing: set[Callable[[Waiting], None]] = set()
 
     # For the counter
 
@@ -198,6 +202,8 @@ class OwnerApprovals:
         row = self._question(asked, at)
         self._journal.also(self._rows.insert(row))
         self._journal.sync()
+        for hear in tuple(self._hearing):
+            hear(Waiting(row.run, row.id, row.capability))
         return row.until
 
     def _question(self, asked: Asked, at: float) -> Kept:
@@ -216,18 +222,6 @@ class OwnerApprovals:
             said=words.content(asked),
         )
 
-    # For provenance
-
-    def endorsed(self, run: str) -> Sequence[tuple[str, str, Json]]:
-        """Capability, critical argument and value of what the owner has approved for the whole of a run."""
-        with self._lock:
-            held = self._endorsed.get(run)
-            if held is None:
-                held = self._endorsed[run] = tuple(words.endorsements(self._rows.of_run(run)))
-                if len(self._endorsed) > _REMEMBERED:
-                    self._endorsed.popitem(last=False)
-            return held
-
     # For the owner
 
     def decide(self, ids: Sequence[str], ruling: Ruling) -> list[Kept]:
@@ -244,8 +238,6 @@ class OwnerApprovals:
             for row in rows:
                 self._note(row, ruling, text, at)
             self._journal.sync()
-            for row in rows:
-                self._endorsed.pop(row.run, None)
             return [self.find(row.id) for row in rows]
 
     def _note(self, row: Kept, ruling: Ruling, rule: str | None, at: float) -> None:
@@ -327,27 +319,26 @@ class OwnerApprovals:
             runs += self._rows.waiting(self._now(), rows[0].agent, rows[0].capability)
         return list(dict.fromkeys(runs))
 
-    async def events(self, run: str, watched: AsyncIterator[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
-        """The events of a run as those outside get them: `asking` carries the id of the approval that it waits for.
+    @contextlib.contextmanager
+    def heard_by(self, hear: Callable[[Waiting], None]) -> Iterator[None]:
+        """Tell `hear` of each question once it is on the disk, on whatever thread asks it, until the context ends."""
+        self._hearing.add(hear)
+        try:
+            yield
+        finally:
+            self._hearing.discard(hear)
 
-        Where the run waits already, that comes first. To be called on the event loop, as `watched` begins there.
-        """
-        waits = self._told({"type": "asking", "run": run})
-        if "approval" in waits:
-            yield waits
-        async for event in watched:
-            yield self._told(event) if event["type"] == "asking" else event
-
-    def _told(self, asking: dict[str, Any]) -> dict[str, Any]:
-        rows = self._rows.of_runs(asking["run"], self._now())
-        mine = [row for row in rows if row.run == asking["run"] and row.status == OPEN]
-        return {**asking, "approval": mine[0].id, "capability": mine[0].capability} if mine else asking
+    def open_of(self, runs: Collection[str]) -> list[Waiting]:
+        """The questions of exactly these runs that wait, those of the first run first."""
+        now = self._now()
+        found = [row for run in runs for row in self._rows.of_runs(run, now) if row.run == run]
+        return [Waiting(row.run, row.id, row.capability) for row in found if row.status == OPEN]
 
     def shown(self, row: Kept) -> dict[str, Any]:
         """A question as every door shows it, as a JSON object: what cannot be read any more is None."""
         said: Mapping[str, Any] = row.said or {}
         plain = {name: getattr(row, name) for name in _PLAIN}
-        origins = {name: {"origin": origin, "why": why} for name, (origin, why) in said.get("findings", {}).items()}
+        origins = {name: _origin(*found) for name, found in said.get("findings", {}).items()}
         return {
             **plain,
             **{name: said.get(name) for name in ("conversation", "principal", "args", "reason")},
@@ -379,7 +370,7 @@ class OwnerApprovals:
             capability=self._capability(row.capability),
             args=said["args"],
             labels={name: tuple(labels) for name, labels in said["labels"].items()},
-            findings={name: Finding(Origin(origin), why) for name, (origin, why) in said["findings"].items()},
+            findings={name: Finding(Origin(found[0]), found[1]) for name, found in said["findings"].items()},
             exposed=tuple(said["exposed"]),
         )
 
@@ -396,6 +387,11 @@ class OwnerApprovals:
         if first is None or first.erased:
             raise Damaged("approval.run", f"the start of run {run} cannot be read", "loket runs verify")
         return request_of(first)[0]
+
+
+def _origin(origin: str, why: str, record: str = "") -> dict[str, str]:
+    """Where a critical value comes from, and what it stands for where that is known."""
+    return {"origin": origin, "why": why, **({"record": record} if record else {})}
 
 
 def _check(ids: Sequence[str], ruling: Ruling) -> None:

@@ -6,20 +6,28 @@ message is on its own. Made before the engine, as providers are; `bind` gives it
 """
 
 import asyncio
-import contextlib
 import hashlib
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
+from loket.children import (
+    ASKED,
+    Children,
+    askers,
+    awaited,
+    ending_of,
+    failed_ask,
+    limits_of,
+    reason_of,
+    used,
+    within,
+)
 from loket.contracts import (
     Answer,
     Call,
     Ending,
-    Failed,
-    FailedAsk,
     Json,
     Labels,
     Limits,
@@ -28,7 +36,6 @@ from loket.contracts import (
     Principal,
     Refusal,
     RunRequest,
-    RunStatus,
     Usage,
     join_labels,
 )
@@ -44,18 +51,13 @@ from loket.store.kernel import KernelDatabase
 Address: TypeAlias = Callable[[str, str, str, Mapping[str, Json]], tuple[ModuleRef, dict[str, Json]]]
 """Agent, text, conversation and more arguments to its module and the arguments of a `message`; raises `BadInput`."""
 
-ASKED = "ask:"
-"""Begins the conversation of a run that another one waits for."""
+__all__ = ["Address", "Delegation", "ending_of"]
 
 _HEAR = BY_ID["message.subscribe"]
 _LONGEST = 200
 """Characters of a conversation's name."""
-_REASON = 2_000
-"""Characters of a failed run's reason that whoever asked is told."""
 MOST_IN_FLIGHT = 1_000
 """Unfinished runs that may come of one message of the owner, before further messages between agents are refused."""
-_STOPPING_S = 5.0
-"""Seconds that a stopped run gets to write its end: at its next call or tick, so usually milliseconds."""
 
 
 class Delegation:
@@ -67,25 +69,25 @@ class Delegation:
     _engine: Engine
     _database: KernelDatabase
     _grants: Grants
+    _children: Children
 
     def __init__(self, bus: Bus, address: Address, now: Callable[[], float]) -> None:
         self._bus = bus
         self._address = address
         self._now = now
-        self._until: dict[str, float] = {}
-        """When the time of a run that is waited for runs out, on the event loop's clock."""
 
     def bind(self, engine: Engine, database: KernelDatabase, grants: Grants) -> None:
         """What is there only after the providers."""
         self._engine = engine
         self._database = database
         self._grants = grants
+        self._children = Children(engine, database)
 
     def stop_orphans(self) -> None:
         """After a restart: stop what was asked by a run that has ended since."""
         unfinished = self._engine.unfinished()
         for run, state in unfinished.items():
-            if _asked(state.request) and state.request.parent not in unfinished:
+            if awaited(state.request) and state.request.parent not in unfinished:
                 self._engine.stop(run, "the run that asked has ended")
 
     # Asking
@@ -96,49 +98,22 @@ class Delegation:
         unfinished = self._engine.unfinished()
         asker = unfinished[call.run]
         if child not in unfinished:
-            found = await asyncio.to_thread(self._database.run, child)
-            if found is not None:
-                return _answered(agent, child, ending_of(found))
+            ended = await self._children.over(child)
+            if ended is not None:
+                return _answered(agent, child, ended)
             self._refuse_cycle(asker, agent, unfinished)
-            await self._engine.submit(self._child(asker, call, agent, text, child))
-        return _answered(agent, child, await self._ending(asker, child, agent, timeout_s))
+            await self._children.start(asker, self._child(asker, call, agent, text, child))
+        return _answered(agent, child, await self._children.ending(asker, child, timeout_s))
 
     def _child(self, asker: RunState, call: Call, agent: str, text: str, run: str) -> RunRequest:
         place = _bounded(f"{ASKED}{call.agent}:{call.conversation}", f"{ASKED}{call.agent}:")
         ref, args = self._found(agent, text, place, {"from": call.agent})
-        ref = replace(ref, limits=_within(ref.limits, asker))
+        ref = replace(ref, limits=within(ref.limits, asker))
         return self._request(asker.request, call, run, ref, place, args, call.labels_of("text"))
-
-    async def _ending(self, asker: RunState, child: str, agent: str, timeout_s: float) -> Ending:
-        """How a child ended. It is stopped, and all that it asked, when its time runs out or the asker is stopped."""
-        until = min(asyncio.get_running_loop().time() + timeout_s, self._until.get(asker.request.id, math.inf))
-        self._until[child] = until
-        state = self._engine.unfinished()[child]
-        try:
-            async with asyncio.timeout_at(until):
-                return await self._engine.result(child, waiter=asker.request.id)
-        except TimeoutError:
-            await self._stopped(child, "the time to answer ran out")
-            late = f"{agent} gave no answer in the time that there was (run {child})"
-            spent = Usage(state.spent.tokens, 0, state.spent.money, counted=True)
-            raise _failed("agent.timeout", late, f"loket runs show {child}; ask for less", spent, ()) from None
-        except asyncio.CancelledError:
-            if asker.stopped is not None:  # else Loket itself stops, and goes on with both at the next start
-                self._engine.stop(child, "the run that asked was stopped")
-            raise
-        finally:
-            del self._until[child]
-
-    async def _stopped(self, run: str, reason: str) -> None:
-        """Stop a run and have its end on the disk before whoever asked is told, so that no crash revives it."""
-        if self._engine.stop(run, reason):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_STOPPING_S):
-                    await self._engine.result(run)
 
     def _refuse_cycle(self, asker: RunState, agent: str, unfinished: Mapping[str, RunState]) -> None:
         """Raises `Refusal` (`wait.cycle`) for an agent that waits for this run, or is its own."""
-        chain = [state.request.agent for state in _waiting(asker, unfinished)]
+        chain = [state.request.agent for state in askers(unfinished, asker.request.id)]
         if agent in chain:
             own = agent == asker.request.agent
             why = "it cannot ask itself" if own else f"{agent} waits for it: {' asked '.join(reversed(chain))}"
@@ -209,7 +184,7 @@ class Delegation:
         """
         family = [state for state in unfinished.values() if state.request.root == sender.root]
         first, tokens, money = await asyncio.to_thread(self._database.used_by_root, sender.root)
-        given = next((_limits_of(state.request) for state in family if state.request.id == sender.root), first)
+        given = next((limits_of(state.request) for state in family if state.request.id == sender.root), first)
         tokens += sum(state.spent.tokens - state.spent.others_tokens + state.spent.held_tokens for state in family)
         money += sum(state.spent.money - state.spent.others_money for state in family)
         if tokens >= given.tokens or money >= given.money:
@@ -264,55 +239,24 @@ class Delegation:
         )
 
 
-def ending_of(found: Mapping[str, Any]) -> Ending:
-    """How a run ended, from the list of runs."""
-    return Ending(
-        RunStatus(found["status"]),
-        found["ended"],
-        found["answer"],
-        found["error"],
-        found["calls"],
-        found["tokens"],
-        found["money"],
-        tuple(found["labels"]),
-    )
-
-
-def _answered(agent: str, run: str, ending: Ending) -> Answer:
+def _answered(agent: str, run: str, ending: Ending | Usage) -> Answer:
     """What whoever asked gets. Raises `Failed` where there is no answer."""
-    usage = Usage(ending.tokens, 0, ending.money, counted=True)
+    if isinstance(ending, Usage):
+        late = f"{agent} gave no answer in the time that there was (run {run})"
+        raise failed_ask("agent.timeout", late, f"loket runs show {run}; ask for less", ending, ())
     labels = join_labels(ending.labels, (f"agent:{agent}",))
     if ending.answer is None:
-        error = ending.error or {"code": "run.unanswered", "message": "it has no answer that can be read"}
-        reason = f"{error['code']}: {error['message']}"[:_REASON]
-        raise _failed("agent.failed", f"{agent} gave no answer (run {run}): {reason}", None, usage, labels)
+        said = f"{agent} gave no answer (run {run}): {reason_of(ending)}"
+        remedy = "loket runs list; ask again, or go on without its answer"
+        raise failed_ask("agent.failed", said, remedy, used(ending), labels)
     text = ending.answer.get("text")
     said = text if isinstance(text, str) else json.dumps(ending.answer, ensure_ascii=False)
-    return Answer({"text": said, "run": run}, labels, usage)
-
-
-def _failed(code: str, message: str, remedy: str | None, usage: Usage, labels: Labels) -> Failed:
-    error = FailedAsk(code, message, remedy or "loket runs list; ask again, or go on without its answer")
-    error.usage, error.labels = usage, labels
-    return error
-
-
-def _within(own: Limits, asker: RunState) -> Limits:
-    """A module's own limits, each at most what the asking run has left."""
-    given, spent = _limits_of(asker.request), asker.spent
-    tokens = max(0, given.tokens - spent.tokens - spent.held_tokens)
-    money = max(0.0, given.money - spent.money)
-    depth = min(own.depth, given.depth)
-    return replace(own, tokens=min(own.tokens, tokens), money=min(own.money, money), depth=depth)
-
-
-def _limits_of(request: RunRequest) -> Limits:
-    return request.module.limits if request.module is not None else Limits()
+    return Answer({"text": said, "run": run}, labels, used(ending))
 
 
 def _refuse_deeper(sender: RunRequest) -> None:
     """Raises `Refusal` (`limit.depth`) for a run that may start no others."""
-    most = _limits_of(sender).depth
+    most = limits_of(sender).depth
     if sender.depth >= most:
         raise Refusal(
             "limit.depth",
@@ -329,19 +273,6 @@ def _refuse_flood(sender: RunRequest, unfinished: Mapping[str, RunState]) -> Non
             f"{MOST_IN_FLIGHT:,} runs that came of run {sender.root} are not finished yet",
             "send it when some of them are, or to fewer agents",
         )
-
-
-def _asked(request: RunRequest) -> bool:
-    """Whether the parent of a run waits for it (only runs that are started here have a parent)."""
-    return request.parent is not None and request.conversation.startswith(ASKED)
-
-
-def _waiting(run: RunState, unfinished: Mapping[str, RunState]) -> Iterator[RunState]:
-    """A run, the run that waits for it, and so on."""
-    asker: RunState | None = run
-    while asker is not None:
-        yield asker
-        asker = unfinished.get(asker.request.parent or "") if _asked(asker.request) else None
 
 
 def _bounded(name: str, start: str) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from loket.children import ASKED, Children, failed_ask, limits_of, reason_of, used, within
 from loket.contracts import (
     Answer,
     Approvals,
@@ -21,11 +22,9 @@ from loket.contracts import (
     Capability,
     Decision,
     Ending,
-    FailedAsk,
     Json,
     Labeller,
     Labels,
-    Limits,
     ModuleRef,
     Policy,
     Principal,
@@ -37,7 +36,6 @@ from loket.contracts import (
     Verdict,
     join_labels,
 )
-from loket.delegation import ASKED, ending_of
 from loket.ids import derived_id
 from loket.kernel.arguments import fingerprint
 from loket.kernel.constraints import keep
@@ -51,10 +49,6 @@ from loket.orchestrator.reference import is_reference
 from loket.orchestrator.schema import Schema
 from loket.store.kernel import KernelDatabase
 
-_STOPPING_S = 5.0
-"""Seconds that a stopped run gets to write its end."""
-_REASON = 2_000
-"""Characters of a failed run's reason that whoever asked is told."""
 _BOOKKEEPING = ("kv", "llm")
 """Families that a model plans with only where they are named: the agent keeps them for itself."""
 _MOST_CHECKS = 512
@@ -70,6 +64,7 @@ class Planning:
     _registry: Registry
     _labeller: Labeller
     _policy: Policy
+    _children: Children
 
     def __init__(
         self,
@@ -100,6 +95,7 @@ class Planning:
         self._labeller = labeller
         self._policy = policy
         self._approvals = approvals
+        self._children = Children(engine, database)
 
     # What the provider asks for
 
@@ -161,19 +157,12 @@ class Planning:
         What `request` leaves in `ahead` the owner is asked as soon as the run is on the disk.
         """
         child = derived_id(call.run, call.ordinal)
-        ending = await self._over(child)
+        ending: Ending | Usage | None = await self._children.over(child)
         if ending is None and child not in self._engine.unfinished():
-            await self._engine.submit(await asyncio.to_thread(request))
+            await self._children.start(asker, await asyncio.to_thread(request))
             await asyncio.to_thread(self._ask, ahead)
-            ending = await self._over(child)  # perhaps while the owner was asked
-        return _answered(child, ending or await self._ending(asker, child, timeout_s))
-
-    async def _over(self, run: str) -> Ending | None:
-        """How a run ended; None where it has not, or was never started."""
-        if run in self._engine.unfinished():
-            return None
-        found = await asyncio.to_thread(self._database.run, run)
-        return ending_of(found) if found is not None else None
+            ending = await self._children.over(child)  # perhaps while the owner was asked
+        return _answered(child, ending or await self._children.ending(asker, child, timeout_s))
 
     def _ask(self, ahead: Sequence[Asked]) -> None:
         """Ask the owner about calls that are still to come: each finds its answer when it is made."""
@@ -181,29 +170,6 @@ class Planning:
             if self._approvals is not None:
                 with contextlib.suppress(Refusal):  # the call itself is refused, where it comes to that
                     self._approvals.claim(asked)
-
-    async def _ending(self, asker: RunState, child: str, timeout_s: float) -> Ending:
-        """How a child ended. It is stopped when its time runs out, or the asking run is stopped."""
-        state = self._engine.unfinished()[child]
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self._engine.result(child, waiter=asker.request.id)
-        except TimeoutError:
-            await self._stopped(child)
-            spent = Usage(state.spent.tokens, 0, state.spent.money, counted=True)
-            said = f"the plan was not done in the time that there was (run {child})"
-            raise _failed("plan.timeout", said, child, spent, ()) from None
-        except asyncio.CancelledError:
-            if asker.stopped is not None:  # else Loket itself stops, and goes on with both at the next start
-                self._engine.stop(child, "the run that asked was stopped")
-            raise
-
-    async def _stopped(self, run: str) -> None:
-        """Stop a run and have its end on the disk before whoever asked is told, so that no crash revives it."""
-        if self._engine.stop(run, "the time for the plan ran out"):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_STOPPING_S):
-                    await self._engine.result(run)
 
     def _ref(self, asker: RunState, call: Call) -> ModuleRef:
         """The module that asks; for the owner, that of the agent."""
@@ -215,12 +181,13 @@ class Planning:
         """The run of a plan: what the asking run has seen it may have put into the plan."""
         ref, sender = self._ref(asker, call), asker.request
         child = derived_id(call.run, call.ordinal)
+        limits = within(ref.limits, asker, calls=True) if sender.module is not None else ref.limits
         return RunRequest(
             id=child,
             root=sender.root,
             agent=ref.id,
             principal=sender.principal if sender.module is not None else Principal("agent", ref.id),
-            module=replace(ref, limits=_within(ref.limits, asker)),
+            module=replace(ref, limits=limits),
             conversation=f"{ASKED}plan:{child}",
             operation=operation,
             args=args,
@@ -323,7 +290,7 @@ class _Foresight:
     def __init__(self, planning: Planning, request: RunRequest) -> None:
         self._planning = planning
         self._view = View(request, request.labels)
-        self.calls = _limits_of(request).calls
+        self.calls = limits_of(request).calls
         self.questions: list[tuple[Question, Decision]] = []
         """One for each step, in the order of doing."""
 
@@ -376,35 +343,13 @@ def _literals(value: Any) -> Iterator[str]:
         yield value if isinstance(value, str) else json.dumps(value)
 
 
-def _within(own: Limits, asker: RunState) -> Limits:
-    """A module's own limits, each at most what the asking run has left."""
-    given, spent = _limits_of(asker.request), asker.spent
-    if asker.request.module is None:
-        return own
-    tokens = max(0, given.tokens - spent.tokens - spent.held_tokens)
-    money = max(0.0, given.money - spent.money)
-    calls = max(0, given.calls - spent.calls)
-    depth = min(own.depth, given.depth)
-    return replace(
-        own, tokens=min(own.tokens, tokens), money=min(own.money, money), calls=min(own.calls, calls), depth=depth
-    )
-
-
-def _limits_of(request: RunRequest) -> Limits:
-    return request.module.limits if request.module is not None else Limits()
-
-
-def _answered(run: str, ending: Ending) -> Answer:
+def _answered(run: str, ending: Ending | Usage) -> Answer:
     """What whoever asked gets. Raises `Failed` where there is no answer."""
-    usage = Usage(ending.tokens, 0, ending.money, counted=True)
+    remedy = f"loket runs show {run}"
+    if isinstance(ending, Usage):
+        said = f"the plan was not done in the time that there was (run {run})"
+        raise failed_ask("plan.timeout", said, remedy, ending, ())
     if ending.answer is not None:
-        return Answer({**ending.answer, "run": run}, ending.labels, usage)
-    error = ending.error or {"code": "run.unanswered", "message": "it has no answer that can be read"}
-    reason = f"{error['code']}: {error['message']}"[:_REASON]
-    raise _failed("plan.failed", f"run {run} of the plan ended: {reason}", run, usage, ending.labels)
-
-
-def _failed(code: str, message: str, run: str, usage: Usage, labels: Labels) -> FailedAsk:
-    error = FailedAsk(code, message, f"loket runs show {run}")
-    error.usage, error.labels = usage, labels
-    return error
+        return Answer({**ending.answer, "run": run}, ending.labels, used(ending))
+    said = f"run {run} of the plan ended: {reason_of(ending)}"
+    raise failed_ask("plan.failed", said, remedy, used(ending), ending.labels)

@@ -48,11 +48,22 @@ def list_(
         return
     found = result["approvals"] if every else _together(result["approvals"])
     rows = [
-        [one["id"], one["status"], one["agent"], one["run"], one["capability"], _brief(one), show.when(one["until"])]
+        [
+            *(one[name] for name in ("id", "status", "agent", "run")),
+            _for(one),
+            one["capability"],
+            _brief(one),
+            show.when(one["until"]),
+        ]
         for one in found
     ]
-    columns = ["id", "status", "agent", "run", "capability", "with", "until"]
-    show.table(columns, rows, "nothing waits for you", whole=("id", "status", "run"), spare=("until", "status"))
+    columns = ["id", "status", "agent", "run", "for", "capability", "with", "until"]
+    show.table(columns, rows, "nothing waits for you", whole=("id", "status", "run"), spare=("until", "status", "for"))
+
+
+def _for(one: Mapping[str, Any]) -> str:
+    """The runs that wait with the one that asks: the agent that asked it first, with its run."""
+    return " < ".join(f"{link['agent']} {link['run']}" for link in one["chain"][1:])
 
 
 def _together(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -65,7 +76,7 @@ def _brief(one: Mapping[str, Any]) -> str:
     if one["args"] is None:
         return "(erased)" if one["erased"] else "(unreadable)"
     names = one["critical"] or sorted(one["args"])
-    return ", ".join(f"{_plain(name)}={_cut(safe(one['args'][name]), 80)}" for name in names)
+    return ", ".join(f"{_plain(name)}={_cut(safe(one['args'][name]), 80)}{_record(name, one)}" for name in names)
 
 
 @app.command("show", epilog="Example: loket approvals show 1hx7 --full")
@@ -194,18 +205,48 @@ def _report(result: dict[str, Any], *, json_: bool) -> None:
         ruling = one["decision"]
         word = "Denied" if ruling["verdict"] == "deny" else "Approved"
         reach = {"once": "", "run": " for this run", "rule": f", as the rule approval-{one['id']}"}[ruling["scope"]]
-        show.say(f"{word}{reach}: {one['capability']} of {one['agent']} ({_brief(one)}); run {one['run']} goes on")
+        said = f"{word}{reach}: {one['capability']} of {one['agent']} ({_brief(one)})"
+        show.say(f"{said}; run {one['run']} {_since(one['run'])}")
+
+
+def _since(run: str) -> str:
+    """What became of a run that was decided on: without a server it has had its time already."""
+    if client.home().running() is not None:
+        return "goes on"
+    state = client.perform("runs.show", run=run)
+    if state["ended"] is not None:
+        return f"is {state['status']}"
+    return "asks again: loket approvals list" if state["approvals"] else f"goes on later: loket runs show {run}"
 
 
 # At the terminal of somebody who waits for an answer
 
 
 class Waits(Exception):
-    """A run that is watched asks the owner; `approval` is the id of its question."""
+    """A run that is watched waits for the owner: its own question, that of a run that it asked, or it is behind one."""
 
-    def __init__(self, run: str) -> None:
-        super().__init__(run)
-        self.run = run
+    def __init__(self, event: Mapping[str, Any]) -> None:
+        super().__init__(_waits(event))
+        self.run: str = event["run"]
+        self.behind: str | None = event.get("behind")
+
+    @property
+    def about(self) -> str:
+        """The run whose questions, and those of what came of it, have to be decided on."""
+        return self.behind or self.run
+
+
+def _waits(event: Mapping[str, Any]) -> str:
+    """What a run waits for, in a sentence."""
+    run, asks, identity = event["run"], event["asks"], event.get("approval")
+    what = f"approval {identity}: loket approvals show {identity}"
+    if identity is None:
+        what = f"your word on an effect: loket runs settle {asks} --happened | --not"
+    if event["type"] == "behind":
+        through = f" (through run {asks})" if asks != event["behind"] else ""
+        return f"Run {run} is behind run {event['behind']}, which waits{through} for {what}"
+    through = f", through run {asks}," if asks != run else ""
+    return f"Run {run} waits{through} for {what}"
 
 
 def through(on_event: client.OnEvent, *, here: bool, **args: Any) -> Any:
@@ -218,31 +259,34 @@ def through(on_event: client.OnEvent, *, here: bool, **args: Any) -> Any:
         try:
             return client.perform(name, on_event, **args)
         except Waits as waits:
-            if not here or not decide_here(waits.run):
+            if not here or not decide_here(waits):
                 raise
             name, args = "approvals.follow", {"run": waits.run}
 
 
-def decide_here(run: str) -> bool:
-    """Have the owner decide on what a run asks, at this terminal.
+def decide_here(waits: Waits) -> bool:
+    """Have the owner decide on what a run waits for, at this terminal.
 
     False where nobody sits at one, or the owner will decide later: what to do then stands on stderr.
     """
-    found = client.perform("approvals.list", run=run)["approvals"]
+    found = client.perform("approvals.list", run=waits.about)["approvals"]
+    if waits.behind is not None:
+        _tell(f"{waits}")
     if sys.stdin.isatty() and sys.stderr.isatty():
         if all(_decide_one(one) for one in found):
             return True
     else:
         _show_all(found, _tell)
-    _tell(f"Run {run} waits for you, and its message stays accepted. To decide:")
+    _tell(f"Run {waits.run} waits for you, and its message stays accepted. To decide:")
     for one in found:
         _tell(f"  loket approvals approve {one['id']}    or: loket approvals deny {one['id']} --reason TEXT")
     return False
 
 
-def waiting(run: str) -> dict[str, Any]:
-    """What a program is told of a run that waits: `run`, and the `waiting` approvals."""
-    return {"run": run, "waiting": client.perform("approvals.list", run=run)["approvals"]}
+def waiting(waits: Waits) -> dict[str, Any]:
+    """What a program is told of a run that waits: `run`, the `waiting` approvals, and the run that it is `behind`."""
+    behind = {"behind": waits.behind} if waits.behind is not None else {}
+    return {"run": waits.run, **behind, "waiting": client.perform("approvals.list", run=waits.about)["approvals"]}
 
 
 _CHOICES = {"o": "once", "r": "run", "u": "rule", "d": "deny", "l": "later"}
@@ -291,6 +335,7 @@ def described(one: Mapping[str, Any], *, full: bool) -> list[str]:
     lines = [
         f"approval    {one['id']}  {one['status']}",
         f"agent       {one['agent']}, run {one['run']}" + _in_conversation(one),
+        *(f"waits too   {link['agent']}, run {link['run']}" for link in one["chain"][1:]),
         f"call        {one['capability']}" + (f" ({one['effect']}): {one['summary']}" if one["summary"] else ""),
     ]
     if one["args"] is None:
@@ -299,13 +344,19 @@ def described(one: Mapping[str, Any], *, full: bool) -> list[str]:
         lines += [line for name in _ordered(one) for line in _argument(name, one, full=full)]
         if full:
             lines.append(f"run saw     {_words(', '.join(one['seen']))}")
-        lines.append(f"asked by    {_words(', '.join(one['rules']))}: {_words(one['reason'])}")
+        lines.append(f"asked by    {_words(_asked_by(one))}")
     lines.append(f"asked       {show.when(one['asked'])}, denied by itself {show.when(one['until'])}")
     if one["decision"] is not None:
         lines.append(f"decided     {_decided(one['decision'])}, {show.when(one['decided'])}")
     if one.get("rule"):
         lines += ["as a rule", *(f"    {line}" for line in _visible(one["rule"]).splitlines())]
     return lines
+
+
+def _asked_by(one: Mapping[str, Any]) -> str:
+    """The rules, and what they say; a reason that names the rules itself names them once."""
+    rules = ", ".join(one["rules"])
+    return f"{rules}: {(one['reason'] or '').removesuffix(f' ({rules})')}"
 
 
 def _in_conversation(one: Mapping[str, Any]) -> str:
@@ -321,14 +372,39 @@ def _argument(name: str, one: Mapping[str, Any], *, full: bool) -> list[str]:
     """A value and, below it, where it comes from. A critical value is never cut."""
     critical, origin = name in one["critical"], one["origins"].get(name)
     text = safe(one["args"][name])
-    lines = [f"    {_plain(name)} = {text if full or critical else _cut(text, _MOST)}"]
+    lines = [f"    {_plain(name)} = {text if full or critical else _cut(text, _MOST)}{_record(name, one)}"]
     if critical and not text.isascii():
         lines.append(f"        not ASCII alone: {json.dumps(one['args'][name])}")
     said = [f"critical, {origin['origin']}: {_words(origin['why'])}" if origin else "critical" if critical else ""]
     labels = one["labels"].get(name, [])
-    said.append(f"from {_words(', '.join(labels))}" if labels else "")
+    said.append(f"from {_words(', '.join(map(_source, labels)))}" if labels else "")
     lines += [f"        {line}" for line in said if line]
     return lines
+
+
+def _record(name: str, one: Mapping[str, Any]) -> str:
+    """What a value stands for, by what its service says of it."""
+    record = one["origins"].get(name, {}).get("record")
+    return f"  ({_words(record)})" if record else ""
+
+
+_SOURCES = {
+    "owner": "you",
+    "agent": "the agent {}",
+    "capability": "an answer of {}",
+    "client": "the program {}",
+    "host": "the web host {}",
+    "model": "the model {}",
+    "package": "the package {}",
+    "sender": "the sender {}",
+    "tool": "the tool {}",
+}
+"""Labels in words, by their kind; all others stand as they are."""
+
+
+def _source(label: str) -> str:
+    kind, _, name = label.partition(":")
+    return _SOURCES[kind].format(name) if kind in _SOURCES else label
 
 
 def _decided(ruling: Mapping[str, Any]) -> str:

@@ -23,10 +23,10 @@ OnEvent: TypeAlias = Callable[[dict[str, Any]], None]
 _BUSY_S = 20.0
 """Seconds to wait for another command that holds the home."""
 
-RESUMING = frozenset({"ask", "approvals.decide", "approvals.follow", "runs.stop", "runs.settle"})
+RESUMING = frozenset({"ask", "approvals.decide", "approvals.follow", "runs.stop", "runs.settle", "schedules.run"})
 """Operations that go on with unfinished runs where no server does; all others only look, or change something else."""
 
-_FINISHING = frozenset({"ask", "approvals.decide", "approvals.follow"})
+_FINISHING = frozenset({"ask", "approvals.decide", "approvals.follow", "schedules.run"})
 """Of these, those after which what is unfinished gets the time to come to its end."""
 
 _OTHERS_S = 60.0
@@ -101,12 +101,14 @@ def _local(where: Home, name: str, args: dict[str, Any], on_event: OnEvent | Non
 
 async def _finish_others(system: "Loket") -> None:
     """Let what an earlier process left unfinished, and this one went on with, come to its end."""
+    from loket.resting import finish_others
+
     states = system.engine.unfinished().values()
     count = sum(state.status is not RunStatus.ASKING for state in states)
     if count:
         runs = "1 earlier run" if count == 1 else f"{count} earlier runs"
         sys.stderr.write(f"Going on with {runs}, for at most {_OTHERS_S:g} seconds ...\n")
-        await system.engine.finish_others(_OTHERS_S)
+        await finish_others(system.engine, _OTHERS_S)
 
 
 def _ignore(_event: dict[str, Any]) -> None:

@@ -17,7 +17,10 @@ def show_run(run: Mapping[str, Any], *, full: bool) -> None:
     show.pairs(_facts(run, full=full))
     for one in run["approvals"]:
         show.say()
-        show.say(f"waits for you: {one['capability']} (loket approvals show {one['id']})")
+        asked = "".join(
+            f" of {link['agent']}, run {link['run']}," for link in one["chain"][:1] if link["run"] != run["id"]
+        )
+        show.say(f"waits for you: {one['capability']}{asked} (loket approvals show {one['id']})")
     for row in run["rows"]:
         show.say()
         show.say("  ".join(_heading(row)).rstrip())

@@ -77,7 +77,7 @@ def check(agent: Agent, what: What, json_: show.JsonFlag = False) -> None:
     else:
         _report(report)
     if not report["ok"]:
-        raise typer.Exit(show.REFUSED)
+        raise typer.Exit(_code(report))
 
 
 @app.command(epilog="Example: loket plans run main morning.json --yes")
@@ -176,11 +176,16 @@ def _confirm(report: dict[str, Any]) -> None:
     """Show what a plan does, and ask. Raises `BadInput` where nobody can answer."""
     _report(report)
     if not report["ok"]:
-        raise typer.Exit(show.REFUSED)
+        raise typer.Exit(_code(report))
     if not sys.stdin.isatty():
         raise BadInput("plans.unconfirmed", "nobody can be asked whether to run it", "add --yes")
     if not typer.confirm("Run it?", err=True):
         raise typer.Exit(show.FAILED)
+
+
+def _code(report: dict[str, Any]) -> int:
+    """How a command ends with a plan that may not run: 2 where the plan itself is wrong, 3 where it is refused."""
+    return show.REFUSED if all(problem["refused"] for problem in report["problems"]) else show.USAGE
 
 
 def _steps(steps: list[dict[str, Any]]) -> None:

@@ -14,7 +14,8 @@ _SHOWN = 60
 """Characters of a memory that stand in a table."""
 _MOST = 20
 """Runs that are shown, the newest."""
-_STORES = {"brain": "memory", "kv": "value", "fs": "file", "plan": "plan", "message": "subscription"}
+_WHY = {"derived": "derived from it", "exposed": "only exposed to it"}
+_STORES = {"brain": "memory", "kv": "value", "fs": "file", "plan": "plan", "message": "subscription", "schedule": "schedule"}
 
 Source = Annotated[
     str,
@@ -140,12 +141,16 @@ def _report(result: Mapping[str, Any], *, json_: bool) -> None:
         show.say("Nothing is left to set aside.")
     would = "Would set" if result["dry_run"] else "Set"
     if result["taken"]:
-        show.say(f"{would} aside: {_counted(result['taken'])}")
-        _things(result["taken"])
+        for why in ("derived", "exposed"):
+            taken = [thing for thing in result["taken"] if thing["why"] == why]
+            if taken:
+                show.say(f"{would} aside, {_WHY[why]}: {_counted(taken)}")
+                _things(taken)
     if result["stopped"]:
         show.say(f"{'Would stop' if result['dry_run'] else 'Stopped'} {len(result['stopped'])} run(s)")
     for thing in result["left"]:
-        show.say(f"  left: {_STORES[thing['store']]} {thing['name']} of {thing['agent']}: {thing['left']}")
+        what = f"{_STORES[thing['store']]} {thing['name']} of {thing['agent']} ({thing['why']})"
+        show.say(f"  left: {what}: {thing['left']}")
     if result["sent"]:
         show.say("Cannot be taken back:")
         _sent(result["sent"])
@@ -173,7 +178,7 @@ def _runs(runs: Sequence[Mapping[str, Any]]) -> None:
     rows = [
         [run["run"], run["agent"], "ended" if run["ended"] else "goes on", run["parent"] or ""] for run in runs[-_MOST:]
     ]
-    show.table(["run", "agent", "", "started by"], rows, "", whole=("run",))
+    show.table(["run", "agent", "status", "started by"], rows, "", whole=("run",))
     if len(runs) > _MOST:
         show.say(f"  and {len(runs) - _MOST} earlier run(s); --json has all")
 

@@ -11,12 +11,13 @@ from loket.cli import client, show
 from loket.contracts import BadInput
 
 _app = typer.Typer(
-    help="Rules by which calls are allowed, asked about or denied: show, check, explain, test, replay, add, remove.",
+    help="Rules that allow, ask or deny: list, show, check, explain, test, replay, add, remove.",
     no_args_is_help=True,
 )
 
 _DAYS = {"h": 1 / 24, "d": 1.0, "w": 7.0, "y": 365.25}
 _SHOWN = 40
+_LISTED = ("file", "line", "does", "reason")
 
 With = Annotated[
     list[Path] | None,
@@ -46,6 +47,20 @@ def show_(
         show.table(["rule", "does", "because", "where"], rows, "no rules", whole=("rule",), spare=("where",))
         show.say(f"\nYour own rules go to {result['folder']}. Digest {result['digest'] or 'none'}.")
     if result["error"] and not json_:
+        show.say(f"\nThey do not hold, and everything is denied: {result['error']['message']}")
+
+
+@_app.command("list", epilog="Example: loket policy list")
+def list_(json_: show.JsonFlag = False) -> None:
+    """List the rules that hold: id, file, verdict, reason."""
+    result = client.perform("policy.show")
+    if json_:
+        rules = [{"id": one["id"], **{name: one[name] for name in _LISTED}} for one in result["rules"]]
+        show.as_json({"rules": rules, "digest": result["digest"], "error": result["error"]})
+        return
+    rows = [[one["id"], f"{one['file']}:{one['line']}", one["does"], one["reason"]] for one in result["rules"]]
+    show.table(["id", "file", "verdict", "reason"], rows, "no rules", whole=("id", "verdict"))
+    if result["error"]:
         show.say(f"\nThey do not hold, and everything is denied: {result['error']['message']}")
 
 
@@ -189,7 +204,7 @@ def _show_explained(result: dict[str, Any]) -> None:
         [
             ("call", f"{result['capability']} of {result['principal']}"),
             ("then", f"{then['from']['verdict']} ({', '.join(then['from']['rules'])})" if then else None),
-            *((f"origin of {name}", f"{origin}: {why}") for name, (origin, why) in result["origins"].items()),
+            *((f"origin of {name}", _origin(*found)) for name, found in result["origins"].items()),
             ("obligations", result["obligations"]),
             ("remedy", result["remedy"]),
         ]
@@ -199,6 +214,11 @@ def _show_explained(result: dict[str, Any]) -> None:
     show.table(["", "matching rule", "does", "where"], rows, "no rule matches", whole=("matching rule",))
     if result["verdict"] != "allow":
         show.say(f"\nThis rule is about exactly this call:\n{result['allowing']}")
+
+
+def _origin(origin: str, why: str) -> str:
+    """Where a value comes from; of a call that was only described there is no reason."""
+    return f"{origin}: {why}" if why else origin
 
 
 @_app.command("test", epilog="Example: loket policy test mine.toml --with mine.cedar")

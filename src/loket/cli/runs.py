@@ -6,6 +6,7 @@ import typer
 
 from loket.cli import client, journal, show
 from loket.cli.arguments import agent_ids
+from loket.contracts import BadInput
 
 app = typer.Typer(help="What agents did: list, show, replay, verify, stop, settle.", no_args_is_help=True)
 
@@ -95,11 +96,24 @@ def verify(
     raise typer.Exit(show.DONE if result["ok"] else show.FAILED)
 
 
-@app.command(epilog="Example: loket runs stop 1hx7")
-def stop(run: RunId, json_: show.JsonFlag = False) -> None:
-    """End an unfinished run."""
+@app.command(epilog="Example: loket runs stop 1hx7    loket runs stop --all")
+def stop(
+    run: Annotated[str | None, typer.Argument(metavar="[ID]", help="A run's id, or the start of it.")] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="All unfinished runs: every execution token is revoked.")
+    ] = False,
+    json_: show.JsonFlag = False,
+) -> None:
+    """End an unfinished run, or all; what was begun is in the journal, and no call is made any more."""
+    if (run is None) == (not every):
+        raise BadInput("runs.stop", "name one run, or --all", "loket runs stop ID")
     result = client.perform("runs.stop", run=run)
-    show.as_json(result) if json_ else show.say(f"{result['run']} is {result['status']}")
+    if json_:
+        show.as_json(result)
+    elif every:
+        show.say(f"{len(result['stopped'])} stopped" if result["stopped"] else "no run is unfinished")
+    else:
+        show.say(f"{result['run']} is {result['status']}")
 
 
 @app.command(epilog="Example: loket runs settle 1hx7 --not")

@@ -15,7 +15,7 @@ import typer
 from loket import __version__
 from loket.cli import approvals, client, show
 from loket.cli.arguments import Agent, agent_ids
-from loket.contracts import LoketError
+from loket.contracts import BadInput, LoketError
 from loket.home import Home
 
 _HISTORY_LINES = 1_000
@@ -33,21 +33,23 @@ def add_to(app: typer.Typer) -> None:
 class _Printer:
     """Prints what a run does while it happens: pieces of the answer as they come. Keeps the run's id.
 
-    Raises `approvals.Waits` where the run asks the owner.
+    Raises `approvals.Waits` where the run waits for the owner, unless it is to `wait` until somebody has decided.
     """
 
-    def __init__(self, *, quiet: bool) -> None:
+    def __init__(self, *, quiet: bool, wait: bool = False) -> None:
         self._quiet = quiet
+        self._wait = wait
         self.written = ""
         self.run: str | None = None
 
     def __call__(self, event: dict[str, Any]) -> None:
         if event["type"] == "accepted":
             self.run = event["run"]
-        elif event["type"] == "asking" and "approval" in event:
-            raise approvals.Waits(event["run"])
-        elif event["type"] == "asking":
-            sys.stderr.write(f"The run waits for you: loket runs settle {event['run']} --happened | --not\n")
+        elif event["type"] in ("asking", "behind"):
+            waits = approvals.Waits(event)
+            if "approval" in event and not self._wait:
+                raise waits
+            sys.stderr.write(f"{waits}\n")
         elif not self._quiet:
             self._show(event)
 
@@ -73,17 +75,22 @@ def ask(
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What to say; - reads it from standard input.")],
     conversation: Annotated[str, typer.Option(help="Messages of one conversation are answered in order.")] = "main",
     message: Annotated[str | None, typer.Option(help="An id of your own: sent twice, it is answered once.")] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Where it waits for you, go on waiting: you decide from elsewhere.")
+    ] = False,
     json_: show.JsonFlag = False,
 ) -> None:
-    """Send a message to an agent and print its answer."""
-    printer = _Printer(quiet=json_ or not sys.stdout.isatty())
+    """Send a message to an agent and print its answer; exit code 4 where it waits for your word."""
+    if wait and client.home().running() is None:
+        raise BadInput("ask.wait", "without a server nobody could decide elsewhere while this waits", "loket up")
+    printer = _Printer(quiet=json_ or not sys.stdout.isatty(), wait=wait)
     said = sys.stdin.read() if text == "-" else text
     args = {"agent": agent, "text": said, "conversation": conversation, "message": message}
     try:
         result = approvals.through(printer, here=not json_, **args)
     except approvals.Waits as waits:
         if json_:
-            show.as_json(approvals.waiting(waits.run))
+            show.as_json(approvals.waiting(waits))
         raise typer.Exit(approvals.WAITING) from None
     if json_:
         show.as_json(result)
@@ -129,7 +136,7 @@ def _answer(agent: str, text: str, conversation: str, *, as_object: bool) -> Non
         result = approvals.through(printer, here=not as_object, agent=agent, text=text, conversation=conversation)
     except approvals.Waits as waits:
         if as_object:
-            show.say(json.dumps(approvals.waiting(waits.run), ensure_ascii=False))
+            show.say(json.dumps(approvals.waiting(waits), ensure_ascii=False))
     except KeyboardInterrupt:
         _stopped_waiting(printer.run)
     except LoketError as error:

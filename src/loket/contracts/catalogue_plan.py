@@ -53,13 +53,23 @@ PLAN = closed(
 )
 """A plan. Names, paths, types and circles are looked at by `plan.check`, which says what is wrong where."""
 
+LONGEST_S = 30 * 86_400.0
+"""Seconds that a call which waits for another run may take: as long as a run's token lives. Its own `timeout_s` does
+not count the time in which that run waits for the owner."""
+
 _ANY_PLAN: Schema = {"type": "object", "description": "see `plan.check`"}
 
 _PROBLEM = closed(
-    {"path": {"type": "string"}, "message": {"type": "string"}, "remedy": {"type": "string"}},
-    "path",
-    "message",
-    "remedy",
+    {
+        "path": {"type": "string"},
+        "message": {"type": "string"},
+        "remedy": {"type": "string"},
+        "refused": {
+            "type": "boolean",
+            "description": "the plan is sound, and a grant, limit or the policy is against it",
+        },
+    },
+    *("path", "message", "remedy", "refused"),
 )
 _RULES: Schema = {"type": "array", "items": {"type": "string"}}
 _FORESEEN = closed(
@@ -151,7 +161,7 @@ PLANS: tuple[Capability, ...] = (
             *("plan", "check", "attempts", "run"),
         ),
         on_uncertain=OnUncertain.DEDUPE,
-        timeout_s=3_660.0,
+        timeout_s=LONGEST_S,
         waits=True,
         examples=({"request": "Note what I know about my sister in notes/sister.md"},),
     ),
@@ -190,7 +200,7 @@ PLANS: tuple[Capability, ...] = (
             *("run", "status", "steps", "answer"),
         ),
         on_uncertain=OnUncertain.DEDUPE,
-        timeout_s=604_860.0,
+        timeout_s=LONGEST_S,
         args_kb=1_024,
         answer_kb=4_096,
         waits=True,

@@ -1,6 +1,7 @@
 """The catalogue's tools: files, the network, and what modules say to each other."""
 
 from loket.contracts.capability import Capability, Constraint, Effect, Match, OnUncertain
+from loket.contracts.catalogue_plan import LONGEST_S
 from loket.contracts.records import ArgType, Data, Rows
 from loket.contracts.shapes import Schema, closed, words
 
@@ -170,7 +171,7 @@ TOOLS: tuple[Capability, ...] = (
         data=AN_AGENT,
         constraints=(Constraint("agents", "agent", Match.EXACT),),
         on_uncertain=OnUncertain.DEDUPE,
-        timeout_s=3_660.0,
+        timeout_s=LONGEST_S,
         waits=True,
         examples=({"agent": "weather", "text": "Will it rain tomorrow?"},),
     ),

@@ -26,10 +26,14 @@ class Origin(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Where one critical value comes from, and a sentence that says why."""
+    """Where one critical value comes from, and a sentence that says why.
+
+    `record` shows what a minted value stands for, from a clean read: `memory "Buy milk", 2026-11-02`.
+    """
 
     origin: Origin
     why: str
+    record: str = ""
 
     @property
     def good(self) -> bool:

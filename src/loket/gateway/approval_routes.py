@@ -33,6 +33,11 @@ APPROVAL = given(
         "used": {**MAYBE_TIME, "description": "when the call was made"},
         "decision": {"type": ["object", "null"], "description": "`verdict`, `scope`, `by`, `reason`, `rule`"},
         "erased": {"type": "boolean"},
+        "chain": {
+            "type": "array",
+            "items": given({"run": TEXT, "agent": TEXT}),
+            "description": "the run that asks, the one that waits for it, and so on",
+        },
         "rule": {**TEXT, "description": "the rule that the scope `rule` would save; shown for one that waits"},
     },
     "rule",

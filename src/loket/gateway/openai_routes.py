@@ -145,7 +145,7 @@ async def _first(work: Work) -> dict[str, Any]:
 
 async def _whole(work: Work, head: Mapping[str, Any]) -> Response:
     while (event := await work.mailbox.get()) is not None:
-        if event[1] == "asking":
+        if event[1] in ("asking", "behind"):
             return _failed(_waiting(json.loads(event[2])))
         if event[1] == "result":
             value = json.loads(event[2])["value"]
@@ -168,7 +168,7 @@ async def _streamed(work: Work, head: Mapping[str, Any], *, counted: bool) -> As
         if event[1] == "piece":
             sent += said["text"]
             yield _chunk(head, {"content": said["text"]})
-        elif event[1] == "asking":
+        elif event[1] in ("asking", "behind"):
             yield _chunk(head, {"content": f"\n\n[{_waiting(said).message}: {_waiting(said).remedy}]\n\n"})
         elif event[1] == "error":
             yield _line({"error": _shown(said)})

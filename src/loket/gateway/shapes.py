@@ -125,8 +125,8 @@ STATE = given({"version": TEXT, "home": TEXT, "agents": _NAMES, "unfinished": CO
 HEALTH = given({"status": {"enum": ["ok", "starting"]}})
 EVENTS: Schema = {
     "type": "string",
-    "description": "server-sent events: `event` is the type (accepted, state, call, piece, withdrawn, asking, dropped,"
-    " end, error), `data` a JSON object, `id` a number. `end` carries `status`, `answer` and `error`, `asking` the id"
-    " of the `approval` that the run waits for, where it is one.",
+    "description": "server-sent events: `event` is the type (accepted, state, call, piece, withdrawn, asking, behind,"
+    " dropped, end, error), `data` a JSON object, `id` a number. `end` carries `status`, `answer` and `error`; `asking`"
+    " and `behind` the id of the `approval` that the run waits for, where it is one.",
 }
 LINES: Schema = {"type": "string", "description": "JSON objects, a line each; the last one is a `result` or an `error`"}

@@ -7,9 +7,11 @@ from typing import Any
 from loket.app import Loket
 from loket.approvals import Ruling, Scope
 from loket.contracts import OWNER, BadInput, Verdict
+from loket.operations.chains import chained
 from loket.operations.messages import result_of
 from loket.operations.runs import run_id
 from loket.operations.table import Emit, operation
+from loket.operations.watch import events
 
 _MOST = 1_000
 
@@ -32,7 +34,11 @@ async def approvals_list(
         raise BadInput("approval.limit", f"limit is {limit}; from 1 to {_MOST} is possible", "--limit 100")
     name = run_id(system, run) if run is not None else None
     rows = await asyncio.to_thread(system.approvals.listed, run=name, agent=agent, every=every, limit=limit)
-    return {"approvals": [system.approvals.shown(row) for row in rows]}
+    return {"approvals": await asyncio.to_thread(_shown, system, rows)}
+
+
+def _shown(system: Loket, rows: Sequence[Any]) -> list[dict[str, Any]]:
+    return [chained(system, system.approvals.shown(row)) for row in rows]
 
 
 @operation("approvals.show")
@@ -45,7 +51,8 @@ async def approvals_show(
     """One question with the exact call and its origins, and the rule that `--rule` would save while it waits."""
     row = await asyncio.to_thread(system.approvals.find, id)
     rule = await asyncio.to_thread(system.approvals.proposed, row)
-    return {**system.approvals.shown(row), **({"rule": rule} if rule is not None else {})}
+    (one,) = await asyncio.to_thread(_shown, system, [row])
+    return {**one, **({"rule": rule} if rule is not None else {})}
 
 
 @operation("approvals.decide")
@@ -72,7 +79,7 @@ async def approvals_decide(
     rows = await asyncio.to_thread(system.approvals.decide, ids, ruling)
     for run in await asyncio.to_thread(system.approvals.concerned, rows, ruling):
         system.engine.answered(run)
-    return {"approvals": [system.approvals.shown(row) for row in rows]}
+    return {"approvals": await asyncio.to_thread(_shown, system, rows)}
 
 
 def _one_of(name: str, value: str, known: Sequence[str]) -> str:
@@ -83,8 +90,8 @@ def _one_of(name: str, value: str, known: Sequence[str]) -> str:
 
 @operation("approvals.follow")
 async def approvals_follow(system: Loket, emit: Emit, *, run: str) -> dict[str, Any]:
-    """Go on watching a run that was accepted, and answer as `ask` does; `asking` at once where it waits already."""
+    """Go on watching a run that was accepted, and answer as `ask` does; what it waits for already comes at once."""
     name = run_id(system, run)
-    async for event in system.approvals.events(name, system.leaving.watched(system.engine.watch(name))):
+    async for event in events(system, name):
         emit(event)
     return await result_of(system, name, await system.finished(name))

@@ -6,6 +6,7 @@ from loket.app import Loket
 from loket.contracts import BadInput, Principal, Sender
 from loket.operations.messages import result_of
 from loket.operations.table import Emit, operation
+from loket.operations.watch import events
 
 
 def client(name: str) -> Sender:
@@ -29,6 +30,6 @@ async def clients_ask(
         raise BadInput("ask.text", "the text is empty", "say something")
     run = await system.send(agent, text, conversation=conversation, message=message, sender=client(client_name))
     emit({"type": "accepted", "run": run})
-    async for event in system.approvals.events(run, system.leaving.watched(system.engine.watch(run))):
+    async for event in events(system, run):
         emit(event)
     return await result_of(system, run, await system.finished(run))

@@ -7,6 +7,7 @@ from typing import Any
 from loket.app import Loket
 from loket.contracts import BadInput, Ending, Row, RowKind, RunStatus, from_dict
 from loket.operations.table import Emit, operation
+from loket.operations.watch import events
 
 
 @operation("ask")
@@ -18,7 +19,7 @@ async def ask(
         raise BadInput("ask.text", "the text is empty", 'loket ask main "Hello"')
     run = await system.send(agent, text, conversation=conversation, message=message)
     emit({"type": "accepted", "run": run})
-    async for event in system.approvals.events(run, system.leaving.watched(system.engine.watch(run))):
+    async for event in events(system, run):
         emit(event)
     return await result_of(system, run, await system.finished(run))
 

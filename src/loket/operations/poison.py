@@ -122,7 +122,7 @@ def _source(system: Loket, text: str) -> Source:
 
 def quarantine_of(system: Loket) -> Quarantine:
     """The quarantine of a system's stores."""
-    return Quarantine(system.brains, system.bus, system.home.files, system.now)
+    return Quarantine(system.brains, system.bus, system.home.files, system.now, system.schedules.store)
 
 
 def _agents(system: Loket) -> list[str]:

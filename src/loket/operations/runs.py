@@ -7,6 +7,7 @@ from typing import Any
 from loket.app import Loket
 from loket.contracts import BadInput, Row
 from loket.ledger import compare
+from loket.operations.chains import chained
 from loket.operations.table import Emit, operation
 
 _MOST_RUNS = 10_000
@@ -39,12 +40,17 @@ async def runs_list(
 
 @operation("runs.show")
 async def runs_show(system: Loket, _emit: Emit, *, run: str) -> dict[str, Any]:
-    """A run with all its journal rows, in order, and what it, or one that came of it, waits for the owner to decide."""
+    """A run with all its journal rows, in order, and what it, or one that came of it, waits for the owner to decide.
+
+    The agent's canary is left out of its rules: nobody has to see it.
+    """
     name = run_id(system, run)
     facts = system.database.run(name) or {}
-    rows = await asyncio.to_thread(lambda: [_row_shown(row) for row in system.journal.rows(name)])
+    secret = system.leaving.canary(str(facts.get("agent"))).rpartition(" ")[2]
+    rows = await asyncio.to_thread(lambda: [_row_shown(row, secret) for row in system.journal.rows(name)])
     waiting = await asyncio.to_thread(system.approvals.listed, run=name, agent=None, every=False, limit=_MOST_WAITING)
-    return {**facts, "rows": rows, "approvals": [system.approvals.shown(row) for row in waiting]}
+    shown = await asyncio.to_thread(lambda: [chained(system, system.approvals.shown(row)) for row in waiting])
+    return {**facts, "rows": rows, "approvals": shown}
 
 
 @operation("runs.replay")
@@ -80,8 +86,13 @@ async def runs_verify(system: Loket, emit: Emit, *, run: str | None = None) -> d
 
 
 @operation("runs.stop")
-async def runs_stop(system: Loket, _emit: Emit, *, run: str) -> dict[str, Any]:
-    """End an unfinished run."""
+async def runs_stop(system: Loket, _emit: Emit, *, run: str | None = None) -> dict[str, Any]:
+    """End an unfinished run, or without one all there are: their execution tokens are worth nothing from then on."""
+    if run is None:
+        system.tokens.revoke_all()
+        every = [name for name in system.engine.unfinished() if system.engine.stop(name, "the owner stopped all runs")]
+        await asyncio.gather(*(system.finished(name) for name in every))
+        return {"stopped": every}
     name = run_id(system, run)
     if not system.engine.stop(name):
         raise BadInput("run.finished", f"run {name} is not unfinished", "loket runs list")
@@ -97,8 +108,8 @@ async def runs_settle(system: Loket, _emit: Emit, *, run: str, happened: bool) -
     return {"run": name, "happened": happened}
 
 
-def _row_shown(row: Row) -> dict[str, Any]:
-    value = {"erased": True} if row.erased else json.loads(row.value)
+def _row_shown(row: Row, secret: str) -> dict[str, Any]:
+    value = {"erased": True} if row.erased else json.loads(row.value.decode().replace(secret, "[canary]"))
     private = {name: value.pop(name) for name in ("labels", "arg_labels", "principal", "conversation") if name in value}
     facts = {**row.meta, **private}
     return {

@@ -1,9 +1,12 @@
 """Messages that are not waited for, and runs that are watched: what programs need beyond the command line."""
 
 import asyncio
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from loket.app import Loket
+from loket.approvals import Waiting
+from loket.children import waits_for
 from loket.contracts import BadInput, RunStatus
 from loket.operations.runs import run_id
 from loket.operations.table import Emit, operation
@@ -49,13 +52,108 @@ async def runs_watch(system: Loket, emit: Emit, *, run: str) -> dict[str, Any]:
 
 async def _watch(system: Loket, emit: Emit, run: str) -> None:
     """Emit until the end. Either the engine knows the run, and says its end, or its end is on the disk already."""
-    async for event in system.approvals.events(run, system.leaving.watched(system.engine.watch(run))):
+    async for event in events(system, run):
         emit(event)
         if event["type"] == "end":
             return
     ending = await system.finished(run)
     answer = system.leaving.answer(ending.answer)
     emit({"type": "end", "run": run, "status": ending.status.value, "answer": answer, "error": ending.error})
+
+
+# Events of a run as those outside get them
+
+
+async def events(system: Loket, run: str) -> AsyncIterator[dict[str, Any]]:
+    """Events of an unfinished run from now on, until `end`; each question that it waits for comes once.
+
+    `asking` carries the `approval` that the run waits for, its `capability`, and as `asks` the run that asks: itself,
+    or one that it asked. Behind another run of its conversation that waits for the owner it is `behind`, with that
+    run. Where a run waits already, that comes first; without `approval` an effect is to be settled.
+    """
+    news: asyncio.Queue[dict[str, Any] | Waiting | Exception | None] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def hear(row: Waiting) -> None:
+        loop.call_soon_threadsafe(news.put_nowait, row)
+
+    told: set[str] = set()
+    pumping = asyncio.create_task(_pump(system, run, news))
+    try:
+        with system.approvals.heard_by(hear):
+            await asyncio.sleep(0)  # from here on `watch` misses nothing
+            for found in await _waiting(system, run):
+                news.put_nowait(found)
+            while (one := await news.get()) is not None:
+                if isinstance(one, Exception):
+                    raise one
+                event = _question(system, run, one) if isinstance(one, Waiting) else one
+                if event is None or event.get("approval") in told:
+                    continue
+                told.update([event["approval"]] if "approval" in event else ())
+                yield event
+    finally:
+        pumping.cancel()
+
+
+async def _pump(system: Loket, run: str, news: "asyncio.Queue[Any]") -> None:
+    """What happens in the run itself; `asking` with the question that it waits for."""
+    try:
+        async for event in system.leaving.watched(system.watching.watch(run)):
+            found = await asyncio.to_thread(_own, system, event) if event["type"] == "asking" else event
+            if found is not None:
+                news.put_nowait(found)
+    except Exception as error:  # noqa: BLE001 - it is raised again where the events are read
+        news.put_nowait(error)
+    else:
+        news.put_nowait(None)
+
+
+def _own(system: Loket, asking: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The event that the run waits for the owner; None where the owner was quicker."""
+    waiting = system.approvals.open_of([asking["run"]])
+    state = system.engine.unfinished().get(asking["run"])
+    if not waiting and (state is None or state.pending is None):
+        return None
+    return {**asking, "asks": asking["run"], **_named(waiting[0] if waiting else None)}
+
+
+def _named(row: Waiting | None) -> dict[str, str]:
+    return {"approval": row.approval, "capability": row.capability} if row is not None else {}
+
+
+async def _waiting(system: Loket, run: str) -> list[dict[str, Any]]:
+    """What the run waits for already."""
+    unfinished = system.engine.unfinished()
+    mine = unfinished.get(run)
+    if mine is None:
+        return []
+    place = (mine.request.agent, mine.request.conversation)
+    states = unfinished.values()
+    roots = {state.request.root for state in states if (state.request.agent, state.request.conversation) == place}
+    near = [other for other, state in unfinished.items() if state.request.root in roots]
+    runs = [other for other in near if waits_for(unfinished, run, other) is not None]
+    rows = await asyncio.to_thread(system.approvals.open_of, runs)
+    found = [_question(system, run, row) for row in rows]
+    asked = {row.run for row in rows}
+    settling = [other for other in runs if other not in asked and unfinished[other].status is RunStatus.ASKING]
+    found += [_event(system, run, other, None) for other in settling]
+    return [event for event in found if event is not None]
+
+
+def _question(system: Loket, run: str, row: Waiting) -> dict[str, Any] | None:
+    """A question as whoever watches the run is told of it; None where the run does not wait for it, or not yet."""
+    return _event(system, run, row.run, row)
+
+
+def _event(system: Loket, run: str, asks: str, row: Waiting | None) -> dict[str, Any] | None:
+    unfinished = system.engine.unfinished()
+    through = waits_for(unfinished, run, asks)
+    if through is None or (asks == run and unfinished[run].status is not RunStatus.ASKING):
+        return None  # the run's own question comes when it has come to rest
+    event = {"type": "asking" if through == run else "behind", "run": run, "asks": asks}
+    behind = {"behind": through} if through != run else {}
+    return {**event, **behind, **_named(row)}
 
 
 @operation("runs.page")

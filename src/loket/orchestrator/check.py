@@ -129,8 +129,9 @@ class _Checker:
     known: dict[str, Capability] = field(default_factory=dict)
     """By step."""
 
-    def wrong(self, path: str, message: str, remedy: str | None) -> None:
-        self.problems.append(Problem(path, message, remedy or "look at the plan's capabilities: loket caps"))
+    def wrong(self, path: str, message: str, remedy: str | None, *, refused: bool = False) -> None:
+        remedy = remedy or "look at the plan's capabilities: loket caps"
+        self.problems.append(Problem(path, message, remedy, refused))
 
     # Names, types, grants and limits
 
@@ -150,7 +151,8 @@ class _Checker:
         most = most_calls(self.plan)
         if most > self.around.calls:
             said = f"the plan may make {most:,} calls, and the run {self.around.calls:,}"
-            self.wrong("steps", said, "lower `most` of a loop, or raise calls under [limits] in loket.toml")
+            remedy = "lower `most` of a loop, or raise calls under [limits] in loket.toml"
+            self.wrong("steps", said, remedy, refused=True)
 
     def called(self, step: Step) -> None:
         try:
@@ -184,7 +186,7 @@ class _Checker:
         try:
             self.around.granted(_narrowed(capability, unknown), literal)
         except Refusal as refusal:
-            self.wrong(f"{_at(step)}.call", refusal.message, refusal.remedy)
+            self.wrong(f"{_at(step)}.call", refusal.message, refusal.remedy, refused=True)
 
     def condition(self, step: Step, condition: Condition) -> None:
         for part in condition.parts:
@@ -239,11 +241,12 @@ class _Checker:
                     capability, given, args, answer=samples[step.id], seen=not step.by_reference
                 )
             except Exception as error:  # noqa: BLE001 - fail closed, whatever those who decide do
-                self.wrong(_at(step), f"nobody could decide on it ({type(error).__name__}: {error})", "mend the policy")
+                said = f"nobody could decide on it ({type(error).__name__}: {error})"
+                self.wrong(_at(step), said, "mend the policy", refused=True)
                 continue
             one = Foreseen(step, capability, decision, not any(references(step.args)))
             if one.certain and decision.verdict is Verdict.DENY:
-                self.wrong(_at(step), f"it would be denied: {decision.reason}", decision.remedy)
+                self.wrong(_at(step), f"it would be denied: {decision.reason}", decision.remedy, refused=True)
             foreseen.append(one)
         return foreseen
 

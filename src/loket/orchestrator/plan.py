@@ -34,15 +34,19 @@ _KERNELS = ("$ref", "$as")
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with a plan, where (`steps[2].args.to`), and what would be right."""
+    """What is wrong with a plan, where (`steps[2].args.to`), and what would be right.
+
+    `refused`: the plan itself is sound, and a grant, a limit or the policy does not allow it.
+    """
 
     path: str
     message: str
     remedy: str
+    refused: bool = False
 
     def as_dict(self) -> dict[str, Json]:
-        """`path`, `message`, `remedy`."""
-        return {"path": self.path, "message": self.message, "remedy": self.remedy}
+        """`path`, `message`, `remedy`, `refused`."""
+        return {"path": self.path, "message": self.message, "remedy": self.remedy, "refused": self.refused}
 
 
 @dataclass(frozen=True, slots=True)

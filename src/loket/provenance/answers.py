@@ -9,6 +9,9 @@ from loket.contracts import Capability, Rows
 from loket.provenance.owner import Owner
 from loket.provenance.words import fold, scalars
 
+_NAMES, _LONGEST = 2, 60
+"""Names of a record that are shown, and characters of one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -46,6 +49,16 @@ class Record:
             self.rows.kind,
             str(written) if written is not None else json.dumps(self.fields, sort_keys=True, default=str),
         )
+
+    @property
+    def shown(self) -> str:
+        """The record as people know it: `memory "Buy milk", 2026-11-02`; long names are cut."""
+        rows = self.rows
+        names = [text for name in rows.keys or rows.text for text in scalars(self.fields.get(name))]
+        said = [json.dumps(_cut(text), ensure_ascii=False) for text in names if isinstance(text, str) and text][:_NAMES]
+        dated = [name for name, kind in rows.minted.items() if kind == "date"]
+        days = [str(day)[:10] for name in dated for day in scalars(self.fields.get(name))]
+        return ", ".join([f"{rows.kind} {said[0]}" if said else rows.kind, *said[1:], *days[:1]])
 
     @property
     def makers(self) -> list[str]:
@@ -95,6 +108,10 @@ def _at(value: Any, path: Sequence[str]) -> Iterator[Any]:
             yield from _at(keyed, rest)
     else:
         yield from _at(inner, rest)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _own(record: Record, owner: Owner) -> bool:

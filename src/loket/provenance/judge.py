@@ -4,7 +4,6 @@ The answer depends on the owner's words, on who the owner is and on what clean r
 A model that is lost from the start can only choose inside the closure of the request.
 """
 
-import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,8 +20,6 @@ _ORDER = tuple(Origin)
 _TEXT = ArgType("text")
 _LARGEST = 10**15
 """A larger number is no number that anybody writes as one."""
-_NEAR = 3
-"""Candidates that an explanation names."""
 
 
 def worst(findings: Mapping[str, Finding]) -> Origin:
@@ -76,13 +73,15 @@ class Judge:
             if name in args
         }
 
-    def explain(self, capability: Capability, name: str, value: Any) -> str:
-        """What an untrusted value could have been, and what the owner could say to make it a named one."""
+    def record(self, capability: Capability, name: str, value: Any) -> str:
+        """What an id stands for, by the clean reads so far: the record's kind, what it says, and its dates.
+
+        Of a list, its records in order; empty where no value is the id of a known record.
+        """
         kind = capability.data.types.get(name, _TEXT)
-        near = difflib.get_close_matches(fold(str(value)), sorted(self._candidates(kind)), n=_NEAR, cutoff=0.0)
-        leads = f"your words lead to {', '.join(near)}" if near else "your words lead to none"
-        said = f"name it in the request: {value}" if kind.type != "object" else f"say its exact name, or: id {value}"
-        return f"{name} {value!r} is neither in your words nor in a record that they single out ({leads}); {said}"
+        values = value if isinstance(value, (list, tuple)) else [value]
+        shown = [self._world.shown(kind.kind, item) for item in values] if kind.type == "object" and kind.kind else []
+        return "; ".join(one for one in shown if one)
 
     def closure(self) -> Closure:
         """All that the request selects, from what is known so far."""
@@ -214,13 +213,6 @@ class Judge:
         if not safe and effect.changes and effect is not Effect.DESTROY:
             return Finding(Origin.UNTRUSTED, f"{why}; but somebody whom the owner has not dealt with made it")
         return Finding(Origin.SELECTED, why)
-
-    def _candidates(self, kind: ArgType) -> set[str]:
-        known = self.closure()
-        if kind.type == "number":
-            return {f"{number:g}" for number in known.numbers}
-        typed = f"name:{kind.kind}" if kind.type == "name" and kind.kind else kind.type
-        return {v for k, v in known.values if k == typed} | {v for k, v in known.ids if kind.kind and k == kind.kind}
 
 
 def judge(

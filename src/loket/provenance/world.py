@@ -76,6 +76,13 @@ class World:
     def of(self, kind: str) -> list[Record]:
         return list(self.kinds.get(kind, {}).values())
 
+    def shown(self, kind: str, identity: Any) -> str:
+        """The record of a kind with this id, as people know it: its kind, its names in quotes, and its dates."""
+        for record in self.of(kind):
+            if record.id is not None and record.id == fold(str(identity)):
+                return record.shown
+        return ""
+
     def ids(self, kind: str) -> list[str]:
         """The ids of a kind as the service writes them."""
         found = (record.fields.get(record.rows.id) for record in self.of(kind) if record.rows.id)
