@@ -13,9 +13,8 @@ class Confine:
     `argv`: the command itself; a first word without a slash is looked up in the `PATH` of `environment` (or in
     `/usr/bin:/bin`). `readable` and `writable` are absolute paths beyond the system's own read-only folders (`/usr`
     and what belongs to it); `workspace` is a folder that exists, the command's current one, and writable. Nothing but
-    `environment` is in its environment. `memory_mb` counts MiB and `processes` counts threads too, of the command with
-    all its children where control groups can be made, else `memory_mb` of each single process; `files` is the
-    number of open files, and `cpu_s` the seconds of processor time, of each process.
+    `environment` is in its environment. `memory_mb` counts MiB, and `processes` counts threads too, of the command with
+    all its children; `files` is the number of open files, and `cpu_s` the seconds of processor time, of each process.
     """
 
     argv: tuple[str, ...]

@@ -30,6 +30,7 @@ _CHECKS: tuple[tuple[str, Callable[[Patient], Iterator[Check]]], ...] = (
     ("clock", data.clock),
     ("vault", data.vault),
     ("modules", programs.modules),
+    ("sandbox", programs.sandboxes),
     ("cache", programs.cache),
     ("models", programs.models),
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from loket import __version__
-from loket.contracts import LoketError, command
+from loket.contracts import LoketError, Refusal, command
 from loket.doctor.check import WARNING, Check, Patient, failed, mendable, mended, sound, warning
 from loket.packages.install import read_installed
 from loket.providers.llm_discover import find_embedded
@@ -71,6 +71,22 @@ def _module(folder: Path, modules_folder: Path, digest: str) -> str | None:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sandboxes(_patient: Patient) -> Iterator[Check]:
+    """The process sandbox, in which programs and MCP servers of this machine run, starts a command."""
+    from loket.jail.choose import INSTALL, choose
+
+    try:
+        kind = choose().kind
+    except Refusal as refused:
+        yield warning("sandbox", refused.message, refused.remedy)
+        return
+    if kind == "landlock":
+        said = "programs run under Landlock and a filter of system calls; bubblewrap is not there, and holds more"
+        yield warning("sandbox", said, INSTALL)
+    else:
+        yield sound("sandbox", "programs run in bubblewrap, with a filter of system calls")
 
 
 def cache(patient: Patient) -> Iterator[Check]:
