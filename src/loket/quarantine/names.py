@@ -29,6 +29,18 @@ class _Named:
         return [args[self.argument]] if capability in self.shown_by and self.argument in args else []
 
 
+class _Scheduled:
+    """Schedules, which their answers name."""
+
+    id = "schedule"
+
+    def writes(self, capability: str, _args: Mapping[str, Any], answer: Mapping[str, Any]) -> Sequence[str]:
+        return [answer["id"]] if capability == "schedule.create" else []
+
+    def reads(self, capability: str, _args: Mapping[str, Any], answer: Mapping[str, Any]) -> Sequence[str]:
+        return [one["id"] for one in answer["schedules"]] if capability == "schedule.list" else []
+
+
 def writers(store: AgentStore, files: Path) -> dict[str, Store]:
     """The stores by family; nothing is opened for it."""
     found: tuple[Store, ...] = (
@@ -37,5 +49,6 @@ def writers(store: AgentStore, files: Path) -> dict[str, Store]:
         FsProvider(files, store),
         _Named("plan", "name", "plan.save", frozenset({"plan.show", "plan.run"})),
         _Named("message", "topic", "message.subscribe", frozenset()),
+        _Scheduled(),
     )
     return {one.id: one for one in found}

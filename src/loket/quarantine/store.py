@@ -20,6 +20,7 @@ from loket.poison import Footprint
 from loket.quarantine import files, memories
 from loket.quarantine.rows import insert, row_of
 from loket.store.bus import Bus
+from loket.store.schedules import ScheduleStore
 
 _TABLE = """
     CREATE TABLE IF NOT EXISTS quarantine (
@@ -43,13 +44,13 @@ _PLAIN = {
 }
 """Stores whose things are one row each: its table, the column with its name, and all columns."""
 _FILE = ("path", "run", "written", "size", "modified", "labels", "path_labels")
-_OUTSIDE = ("fs", "message")
+_OUTSIDE = ("fs", "message", "schedule")
 _SINCE = "another one was written under its name since"
 
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """One thing in a store: `store` is `brain`, `kv`, `fs`, `plan` or `message` (a subscription).
+    """One thing in a store: `store` is `brain`, `kv`, `fs`, `plan`, `schedule` or `message` (a subscription).
 
     `why` is `derived` or `exposed`, `labels` its own, `about` what an owner knows it by. `left` says why it cannot be
     set aside; empty where it can.
@@ -87,9 +88,17 @@ class Quarantine:
 
     id = "quarantine"
 
-    def __init__(self, store: AgentStore, bus: Bus, folder: Path, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        store: AgentStore,
+        bus: Bus,
+        folder: Path,
+        now: Callable[[], float],
+        schedules: ScheduleStore | None = None,
+    ) -> None:
         self._store = store
         self._bus = bus
+        self._schedules = schedules
         self._folder = folder
         self._now = now
 
@@ -102,7 +111,16 @@ class Quarantine:
             why = footprint.why((one.agent, "message", one.topic), one.run, None)
             if why is not None:
                 found.append(Thing(one.agent, "message", one.topic, one.run, why))
-        return found
+        return [*found, *self._scheduled(footprint)]
+
+    def _scheduled(self, footprint: Footprint) -> Iterator[Thing]:
+        """The schedules that runs made; the owner's are nobody's to take."""
+        made = self._schedules.all() if self._schedules is not None else []
+        for one in (one for one in made if one.run):
+            why = footprint.why((one.agent, "schedule", one.id), one.run, one.labels)
+            if why is not None:
+                about = str(one.what.get("text", ""))[:_SHOWN]
+                yield Thing(one.agent, "schedule", one.id, one.run, why, one.labels, about)
 
     def _in_file(self, agent: str, footprint: Footprint) -> Iterator[Thing]:
         with self._store.open(agent, _LIMIT_S) as connection:
@@ -152,6 +170,8 @@ class Quarantine:
             row = row if data is not None else None
         elif thing.store == "message":
             row = {"run": thing.run} if self._subscribes(thing.agent, thing.name, thing.run) else None
+        elif thing.store == "schedule" and self._schedules is not None:
+            row = self._schedules.row(thing.name, thing.run)
         elif thing.store in _PLAIN:
             table, column, columns = _PLAIN[thing.store]
             row = row_of(connection, table, columns, f"{column} = ? AND run = ?", (thing.name, thing.run))
@@ -186,6 +206,8 @@ class Quarantine:
             if store == "fs":
                 row = json.loads(str(said))
                 files.unlink(self._folder, agent, str(name), (row["size"], row["modified"]))
+            elif store == "schedule" and self._schedules is not None:
+                self._schedules.remove(str(name))
             elif self._subscribes(agent, str(name), str(run)):
                 self._bus.remove(agent, str(name))
             with connection:
@@ -242,12 +264,16 @@ class Quarantine:
         return ""
 
     def _give_outside(self, connection: apsw.Connection, one: Held) -> str:
-        """Give back a file or a subscription; why not, or nothing. Safe to repeat after a crash."""
+        """Give back a file, a schedule or a subscription; why not, or nothing. Safe to repeat after a crash."""
         said, data = _kept(connection, one)
         try:
             if one.store == "message":
                 self._bus.subscribe(_subscription(one), one.name)
                 now = None
+            elif one.store == "schedule":
+                now = None
+                if self._schedules is None or not self._schedules.put_back(said):
+                    return _SINCE
             else:
                 now = files.put_back(self._folder, one.agent, one.name, data or b"")
                 if now is None:
