@@ -95,6 +95,8 @@ class Endpoint:
     body: Schema | None = None
     loose: bool = False
     """Whether the body may have any type, and may be left out: the command line's door."""
+    raw: bool = False
+    """Whether the body is taken as bytes, of whatever type: `raw` in what the endpoint gets."""
     secret: bool = False
     """Whether the body holds a secret, which no error may repeat."""
     answers: Mapping[int, Schema | None] = field(default_factory=dict)
@@ -128,7 +130,9 @@ class Decoder:
         endpoint = self._endpoint
         if endpoint.body is not None and not endpoint.loose:
             _check_type(request)
-        data = await _received(request)
+        data = await received(request)
+        if endpoint.raw:
+            return {"raw": data}
         if endpoint.body is None:
             if data.strip() not in (b"", b"{}"):
                 raise BadInput("gateway.body", f"{endpoint.method} {endpoint.path} takes no body", "send none")
@@ -164,7 +168,7 @@ def _check_type(request: Request) -> None:
         )
 
 
-async def _received(request: Request) -> bytes:
+async def received(request: Request) -> bytes:
     """The body. Raises `BadInput` (`gateway.size`) where it is too large.
 
     Of what is too large some more is read and thrown away: a client that still sends would not see the answer.

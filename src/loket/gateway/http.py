@@ -6,7 +6,7 @@ then it is an operation by name: beyond who is let in, nothing is decided here.
 
 import socket
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import uvicorn
@@ -19,6 +19,7 @@ from starlette.routing import Route
 from loket.contracts import BadInput, Failed, LoketError
 from loket.gateway.access import Doorkeeper
 from loket.gateway.checks import HEAD_LIMIT, Checked
+from loket.gateway.doors import Door
 from loket.gateway.endpoint import Api, Asked, CompileCheck, Decoder, Endpoint, Services
 from loket.gateway.errors import answer
 from loket.gateway.openapi import document
@@ -33,10 +34,17 @@ _COMMANDS = ("health", "performOperation")
 class Gateway:
     """The server's application. `ready` says whether messages are accepted.
 
-    Without `api` it serves the command line alone.
+    Without `api` it serves the command line alone. `doors` are further protocols.
     """
 
-    def __init__(self, perform: Perform, token: str, ready: Callable[[], bool], api: Api | None = None) -> None:
+    def __init__(
+        self,
+        perform: Perform,
+        token: str,
+        ready: Callable[[], bool],
+        api: Api | None = None,
+        doors: Sequence[Door] = (),
+    ) -> None:
         self._streams: weakref.WeakSet[Work] = weakref.WeakSet()
         self._document: dict[str, Any] | None = None
         doorkeeper = Doorkeeper(token, api.sessions if api else None, api.tokens if api else None)
@@ -44,7 +52,10 @@ class Gateway:
         self._endpoints = tuple(route for route in ROUTES if api is not None or route.name in _COMMANDS)
         check = api.compile_check if api is not None else _unchecked
         app = Starlette(
-            routes=list(_routes(self._endpoints, self._services, check)),
+            routes=[
+                *_routes(self._endpoints, self._services, check),
+                *(route for door in doors for route in door(self._services)),
+            ],
             exception_handlers={HTTPException: _no_route, Exception: _fault},
         )
         app.router.redirect_slashes = False

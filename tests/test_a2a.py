@@ -1,0 +1,148 @@
+"""A2A: the SDK's own client against a real server, over both bindings, and what the door keeps out."""
+
+import asyncio
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+from a2a.client import Client, ClientConfig, ClientFactory
+from a2a.client.card_resolver import A2ACardResolver
+from a2a.types.a2a_pb2 import (
+    CancelTaskRequest,
+    GetTaskRequest,
+    ListTasksRequest,
+    Message,
+    Part,
+    Role,
+    SendMessageRequest,
+    TaskState,
+)
+from a2a.utils.errors import TaskNotFoundError
+
+from live import Server, loket, prepare, serving
+from loket.a2a.door import _application
+from loket.contracts import Failed
+from loket.testing.model_server import ModelServer, Reply, Request
+
+GO_ON = threading.Event()
+
+
+def answer(request: Request) -> Reply:
+    said = request.body["messages"][-1]["content"]
+    return Reply("It took long.", until=GO_ON) if "slow" in said else Reply("Paris is the capital.")
+
+
+@dataclass
+class Door:
+    server: Server
+    token: str
+
+    @asynccontextmanager
+    async def client(self, binding: str, token: str | None = None) -> AsyncIterator[Client]:
+        """A client of the agent `main`, by its card."""
+        headers = {"Authorization": f"Bearer {token or self.token}"}
+        async with httpx.AsyncClient(headers=headers, timeout=60) as http:
+            base = f"http://127.0.0.1:{self.server.port}/a2a/main"
+            card = await A2ACardResolver(http, base).get_agent_card()
+            config = ClientConfig(httpx_client=http, supported_protocol_bindings=[binding], use_client_preference=True)
+            async with ClientFactory(config).create(card) as client:
+                yield client
+
+
+@pytest.fixture(scope="module")
+def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    with ModelServer(answer) as model:
+        home = prepare(tmp_path_factory.mktemp("a2a") / "home", model.url)
+        with serving(home) as server:
+            yield Door(server, loket(home, "token", "create", "partner", "--json")["secret"])
+            GO_ON.set()
+
+
+def message(text: str, identity: str, **more: Any) -> SendMessageRequest:
+    said = Message(message_id=identity, role=Role.ROLE_USER, parts=[Part(text=text)], **more)
+    return SendMessageRequest(message=said)
+
+
+@pytest.mark.parametrize("binding", ["JSONRPC", "HTTP+JSON"])
+def test_a_task_is_a_run(door: Door, binding: str) -> None:
+    """A message is answered as an artifact, its states come in order, and the run is the client's."""
+
+    async def talk() -> tuple[list[Any], Any, list[str]]:
+        async with door.client(binding) as client:
+            events = [event async for event in client.send_message(message("Capital?", f"m-{binding}"))]
+            task = events[0].task.id
+            found = await client.get_task(GetTaskRequest(id=task))
+            listed = await client.list_tasks(ListTasksRequest())
+            return events, found, [one.id for one in listed.tasks]
+
+    events, found, listed = asyncio.run(talk())
+    kinds = [event.WhichOneof("payload") for event in events]
+    assert kinds == ["task", "status_update", "artifact_update", "status_update"]
+    assert events[-1].status_update.status.state == TaskState.TASK_STATE_COMPLETED
+    assert found.artifacts[0].parts[0].text == "Paris is the capital."
+    assert found.id in listed
+    run = events[1].status_update.metadata["run"]
+    start = loket(door.server.home, "runs", "show", run, "--json")["rows"][0]
+    assert (start["principal"], start["labels"]) == ("client:a2a/partner", ["client:a2a/partner"])
+
+
+def test_a_task_can_be_stopped(door: Door) -> None:
+    """Cancelling a task stops its run."""
+
+    async def stop() -> tuple[Any, str]:
+        async with door.client("JSONRPC") as client:
+            events = client.send_message(message("Be slow.", "m-slow"))
+            task = (await anext(events)).task.id
+            run = (await anext(events)).status_update.metadata["run"]
+            return await client.cancel_task(CancelTaskRequest(id=task)), run
+
+    task, run = asyncio.run(stop())
+    assert task.status.state == TaskState.TASK_STATE_CANCELED
+    assert loket(door.server.home, "runs", "show", run, "--json")["status"] == "stopped"
+
+
+def test_tasks_belong_to_whoever_made_them(door: Door) -> None:
+    """Another program does not find a task, by id or in the list."""
+    other = loket(door.server.home, "token", "create", "other", "--json")["secret"]
+
+    async def peek() -> None:
+        async with door.client("JSONRPC") as client:
+            events = [event async for event in client.send_message(message("Mine?", "m-mine"))]
+            task = events[0].task.id
+        async with door.client("JSONRPC", other) as client:
+            with pytest.raises(TaskNotFoundError):
+                await client.get_task(GetTaskRequest(id=task))
+            assert task not in [one.id for one in (await client.list_tasks(ListTasksRequest())).tasks]
+
+    asyncio.run(peek())
+
+
+def test_the_card_is_open_and_nothing_else(door: Door) -> None:
+    """Without a token there is the card, also where the protocol looks first, and no other answer."""
+    base = f"http://127.0.0.1:{door.server.port}"
+    card = httpx.get(f"{base}/.well-known/agent-card.json", follow_redirects=True).json()
+    assert [one["protocolBinding"] for one in card["supportedInterfaces"]] == ["JSONRPC", "HTTP+JSON"]
+    assert card["securityRequirements"]
+    body = {"jsonrpc": "2.0", "id": 1, "method": "ListTasks", "params": {}}
+    for path in ("/a2a/main/", "/a2a/main/v1/message:send"):
+        assert httpx.post(base + path, json=body).status_code == 401
+    assert httpx.get(f"{base}/a2a/main/v1/tasks").status_code == 401
+    token = {"Authorization": f"Bearer {door.token}"}
+    assert httpx.get(f"{base}/a2a/nobody/v1/tasks", headers=token).json()["error"]["code"] == "agent.unknown"
+    foreign = httpx.get(f"{base}/a2a/main/v1/tasks", headers={**token, "Origin": "https://evil.example"})
+    assert foreign.status_code == 403
+
+
+def test_without_the_library_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The door is optional: whoever knocks is told what to install, and nothing else is hindered."""
+    monkeypatch.setitem(sys.modules, "a2a", None)
+    monkeypatch.delitem(sys.modules, "loket.a2a.application", raising=False)
+    with pytest.raises(Failed) as failed:
+        _application(None, {"id": "main"})  # type: ignore[arg-type]
+    assert failed.value.code == "a2a.missing"
+    assert "loket[a2a]" in (failed.value.remedy or "")
