@@ -6,6 +6,7 @@ import ast
 import base64
 import hashlib
 import json
+import re
 import urllib.parse
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from loket.contracts import BadInput, Damaged
-from loket.filter import Filter, delimiter_of, fence, find_patterns, normalise, separate
+from loket.filter import Filter, delimiter_of, fence, find_patterns, normalise, separate, shapes
 from loket.filter.classifier import MAGIC, WEIGHTS, load
 from loket.filter.features import BUCKETS, VERSION
+from loket.filter.normalise import _BLOCKS, _blocks, _present
+from loket.filter.patterns import _ENDS, _KEYWORDS, PATTERNS_KNOWN, _candidates, _leftmost, lowered
 
 ROOT = Path(__file__).parents[1]
 SCREEN = Filter()
@@ -339,3 +342,94 @@ def test_weights_that_are_missing_or_of_other_features_are_refused(tmp_path: Pat
     path.write_bytes(MAGIC + len(changed).to_bytes(4, "little") + changed + data[start + length :])
     with pytest.raises(Damaged, match="version"):
         Filter(path).prompt("hello")
+
+
+# Looking quickly whether there is anything
+
+
+BLOCKS = st.sampled_from(
+    [
+        "aWdub3JlIGFsbCBydWxlcw",
+        "=",
+        "69 67 6e 6f 72 65 ",
+        "69:67:6e:6f:72:65:",
+        "i g n o r e ",
+        "ü b e r ",
+        "%69%67",
+        "\\u0069",
+        "&#105;",
+        "(",
+        "é",
+        "\ud800",
+        "\u00a0",
+        "\u2003",
+        " ",
+        "\n",
+        "-",
+        "?",
+        "A",
+        "/",
+    ]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(BLOCKS, max_size=30).map("".join))
+def test_no_encoded_block_is_passed_over_by_the_look_at_a_texts_shape(text: str) -> None:
+    """An encoding that the look says is not there has no block, and the places that it names are all that there are."""
+    present = set(_present(text))
+    for name, expression in _BLOCKS.items():
+        found = [block.span() for block in expression.finditer(text)]
+        if name in present:
+            assert [block.span() for block in _blocks(name, text)] == found, name
+        else:
+            assert name == "percent" or found == [], name
+
+
+@given(st.text(st.characters(max_codepoint=0x7F)))
+def test_control_characters_are_seen_in_bytes_as_in_text(text: str) -> None:
+    """Those that print nothing, and no others."""
+    printed = all(letter.isprintable() or letter in "\t\n\r" for letter in text)
+    assert shapes.has_controls(text.encode()) is not printed
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from([*sorted(_KEYWORDS), " ", "x", "é", "-", ".", "\n", "ı", "s"]), max_size=12))
+def test_a_keyword_whose_first_word_begins_as_one_of_the_text_is_a_candidate(pieces: list[str]) -> None:
+    """Where the text has the keyword at all: the other words that a candidate needs are in any text that has it."""
+    lower = lowered("".join(pieces))
+    candidates = set(_candidates(lower))
+    beginnings = {word[:4] for word in re.findall(r"[^\W\d_]+", lower)}
+    for keyword in (one for one in _KEYWORDS if one in lower):
+        first = re.match(r"[^\W\d_]+", keyword)
+        if first is None or first[0][:4] in beginnings:
+            assert keyword in candidates
+
+
+ADDRESSED = st.sampled_from(
+    [
+        *("hi", "Dear", "hello", "attention", "note to", "message for", "instructions to", "attn", "the", "any", "all"),
+        *("ai", "llm", "gpt", "claude", "ai assistant", "agents", "if you are a", "if you're", "language model", "if"),
+        *("reading", "summarizing this", "who reads", "must", "should", "now", "also", "forward"),
+        *(":", ",", ".", "!", "<!-- ", "\n", " ", "  ", "\t", "\u2003", "\u3000", "-"),
+    ]
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(ADDRESSED, max_size=14).map("".join))
+def test_a_part_of_a_pattern_finds_nothing_where_none_of_its_texts_is(text: str) -> None:
+    """So that it need not be tried there; and parts find, together, what they would find as one expression."""
+    lower = lowered(text)
+    for pattern in PATTERNS_KNOWN:
+        for part in pattern.parts:
+            match = part.expression.search(lower)
+            assert match is None or not part.needs or any(need in match[0] for need in part.needs)
+        whole = re.compile("|".join(part.expression.pattern for part in pattern.parts), re.MULTILINE).search(lower)
+        found = _leftmost(pattern, lower, 0, len(lower))
+        assert (found and found.span()) == (whole and whole.span())
+
+
+def test_the_texts_that_a_greeting_needs_are_all_that_can_follow_it() -> None:
+    """Every blank there is, of any script, is among them."""
+    assert {chr(code) for code in range(0x110000) if chr(code).isspace()} <= set(_ENDS)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kit import Handlers, Rig, capability
-from loket.contracts import Answer, Call, Effect, Refusal
+from kit import Handlers, Rig, begin, capability
+from loket.contracts import Answer, Call, Effect, Labels, Recorded, Refusal, RunRequest, join_labels
 from loket.kernel.state import recorded_from
-from loket.labelling import Labelling
+from loket.labelling import Labelling, Sources, _labels
 from loket.providers.brain import BrainProvider
 from loket.providers.fs import FsProvider
 from loket.providers.kv import KvProvider
@@ -311,3 +312,117 @@ def test_what_follows_a_command_is_the_owners(rig: Brained) -> None:
     rig.ask(run, "brain.add", items=[{"text": "Ana lives in Utrecht", "kind": "fact", "speaker": "user"}])
     found = rig.ask(rig.begin("r2"), "brain.search", query="")["memories"]
     assert found[0]["labels"] == ["owner"]
+
+
+@pytest.mark.parametrize("depth", [202, 300, 450])
+@pytest.mark.parametrize("level", ["[{}]", '{{"a": {}}}', '[[], {{"a": {}}}]'])
+def test_an_argument_that_is_nested_too_deeply_is_refused_by_its_name(rig: Brained, depth: int, level: str) -> None:
+    """It is the module that is to blame, not the kernel, and the run goes on."""
+    run = rig.begin("r1")
+    nested = "1"
+    for _ in range(depth):
+        nested = level.format(nested)
+    with pytest.raises(Refusal) as caught:
+        rig.counter.call(run, "web.echo", f'{{"value": {nested}}}')
+    assert (caught.value.code, caught.value.blame) == ("arguments.depth", "module")
+    assert "the argument value of web.echo" in caught.value.message
+    assert rig.ask(run, "web.echo", value=[[["fine"]]]) == {"text": '[[["fine"]]]'}
+
+
+def test_references_that_add_up_to_something_deep_are_refused(rig: Brained) -> None:
+    """Each of them stands for what is allowed, and what they make together is not."""
+    run = rig.begin("r1")
+    nested: Any = "x"
+    for _ in range(150):
+        nested = [nested]
+    rig.ask(run, "kv.set", key="deep", value=nested)
+    rig.ask(run, "kv.get", key="deep")
+    value: Any = {"$ref": "r2.value"}
+    for _ in range(100):
+        value = [value]
+    with pytest.raises(Refusal) as caught:
+        rig.ask(run, "web.echo", value=value)
+    assert (caught.value.code, caught.value.blame) == ("arguments.depth", "module")
+    assert "the argument value of web.echo" in caught.value.message
+
+
+SAID = st.sampled_from(["a page", "a memory", "the owner's", "of the request", "fixed", "", "ab"])
+ANSWERS = st.recursive(
+    SAID,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(SAID, inner, max_size=3)
+        | st.builds(
+            lambda part, labels: {"a": part, "labels": labels}, inner, st.lists(st.sampled_from("xyz"), unique=True)
+        )
+    ),
+    max_leaves=12,
+)
+VALUES = st.recursive(
+    SAID | st.none() | st.booleans() | st.integers() | st.just({"$ref": "r1"}) | st.just({"$ref": "r9.x"}),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(SAID, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@dataclass
+class Seen:
+    """What labels need to know of a run."""
+
+    request: RunRequest
+    history: list[Recorded]
+    exposed: Labels = ("everything", "seen")
+    memo: dict[str, Any] = field(default_factory=dict)
+
+
+def texts(value: Any, labels: Labels, *, own: bool) -> Iterator[tuple[str, Labels]]:
+    """Each text of an answer with its labels, in order: a memory's texts have those that it says."""
+    if isinstance(value, str):
+        yield value, labels
+    elif isinstance(value, dict):
+        said = value.get("labels") if own else None
+        for part in value.values():
+            yield from texts(part, tuple(said) if isinstance(said, list) else labels, own=own)
+    elif isinstance(value, list):
+        for part in value:
+            yield from texts(part, labels, own=own)
+
+
+def looked_up(text: str, run: Seen) -> Labels:
+    """The labels of where a text was said first."""
+    if text == run.request.words:
+        return ("owner",)
+    said = [*texts(run.request.args, run.request.labels, own=False)]
+    for held in run.history:
+        said += texts(json.loads(held.answer or "null"), held.labels, own=held.capability.startswith("brain."))
+    return next((labels for one, labels in said if one == text and len(text) > 2), run.exposed)
+
+
+def slowly(value: Any, run: Seen, fixed: frozenset[str]) -> Labels:
+    """The labels of a value, part by part, each text looked up in all that was said before."""
+    if isinstance(value, str):
+        return () if value in fixed or not value else looked_up(value, run)
+    if isinstance(value, dict):
+        if "$ref" in value:
+            return run.history[0].labels if value["$ref"] == "r1" and run.history else run.exposed
+        return join_labels((), *(slowly(part, run, fixed) for part in (*value, *value.values())))
+    if isinstance(value, list):
+        return join_labels((), *(slowly(part, run, fixed) for part in value))
+    return () if value is None or isinstance(value, bool) else run.exposed
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(ANSWERS, max_size=4), VALUES, VALUES)
+def test_labels_of_a_value_are_those_of_its_parts(answers: list[Any], first: Any, second: Any) -> None:
+    """However it is built, in whatever order texts are looked for, and however many answers are read for it."""
+    history = [
+        Recorded(number, "brain.search" if number % 2 else "web.read", "{}", json.dumps(answer), None, None, (name,))
+        for number, (answer, name) in enumerate(zip(answers, "abcd", strict=False), 1)
+    ]
+    request = replace(begin("r1"), words="the owner's", args={"text": "the owner's", "more": ["of the request"]})
+    run = Seen(request, history)
+    sources = Sources(run)
+    sources.read(run)
+    fixed = frozenset({"fixed"})
+    for value in (first, second, first):
+        assert _labels(value, sources, fixed) == slowly(value, run, fixed)

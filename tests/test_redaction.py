@@ -20,7 +20,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loket.contracts import BadInput
-from loket.redaction import KINDS, READERS, Leak, Redactor, canary, kinds_for, regions_of
+from loket.redaction import (
+    KINDS,
+    READERS,
+    Leak,
+    Plain,
+    Redactor,
+    canary,
+    kinds_for,
+    national,
+    personal,
+    plain_all,
+    regions_of,
+    tokens,
+)
 
 KEY = b"a key for tests"
 AGENTS = ("main", "weather")
@@ -582,3 +595,58 @@ def test_importing_redaction_loads_no_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# Looking quickly whether there is anything
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXTS)
+def test_looking_for_the_begin_of_any_number_passes_none_over(text: str) -> None:
+    """What each form finds by itself, anywhere, is what is found where any form begins."""
+    alone = {
+        ("national-id", *match.span("value"))
+        for number in national.NUMBERS
+        for match in number.pattern.finditer(text)
+        if national._named(number, text, match.start("value")) and national._valid(number.module, match["value"])
+    }
+    assert set(national.national_ids(text, (0, len(text)))) == alone
+
+
+@given(st.text("0123456789", min_size=1, max_size=24))
+def test_the_check_of_cards_is_that_of_the_library(digits: str) -> None:
+    """Luhn's, of any length."""
+    assert personal._luhn(digits) == import_module("stdnum.luhn").is_valid(digits)
+
+
+@given(st.from_regex(personal._BRANDS, fullmatch=True))
+def test_a_card_begins_with_a_digit_that_is_looked_for(digits: str) -> None:
+    """No issuer's range is outside what the expression of cards can begin with."""
+    assert personal._CARD.search(digits) is not None
+
+
+SECRET_PARTS = st.sampled_from(
+    [
+        *("AKIA", "ghp_", "sk-", "SG.", ":AA", ".", "-us", "eyJ", "AC", "key-", "xoxb-", "12345678901234567890"),
+        *("abcdef", "0123456789abcdef0123456789abcdef", "A1b2C3d4E5f6G7h8", " ", "-", "_", "é", "12", "x9", "\n"),
+    ]
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(SECRET_PARTS, max_size=12).map("".join))
+def test_leaving_rows_of_numbers_out_passes_no_token_over(text: str) -> None:
+    """Every form of a token is found as if each were tried in every text."""
+    alone = {span for rule in (*tokens.RULES, *tokens.LOOSE) for span in tokens._by_rule(text, rule)}
+    alone |= set(tokens._assigned(text, tokens._ascii_lower(text)))
+    assert set(tokens.tokens(text)) == alone
+
+
+@given(st.lists(st.text(max_size=12), max_size=6))
+def test_values_that_may_leave_are_made_plain_once(values: list[str]) -> None:
+    """What was made plain is taken as it is, and means what the values mean."""
+    plain = plain_all(values)
+    assert plain_all(plain) is plain
+    assert isinstance(plain, Plain)
+    text = " ".join(values)
+    assert REDACTOR.text(text, plain) == REDACTOR.text(text, values)

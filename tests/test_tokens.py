@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from kit import EngineRig, Handlers, Rig, Script, Values, begin, capability
 from loket.contracts import Answer, Call, Limits, ModuleRef, Refusal, RunRequest, RunStatus, Token
 from loket.kernel.state import RunState
-from loket.tokens import DELEGATING, BiscuitTokens
+from loket.tokens import _SAID, DELEGATING, BiscuitTokens
 
 MODULE = ModuleRef("local", "tester", "1", "d" * 64)
 KV = {"kv.get": {"prefixes": ["a/"]}}
@@ -307,8 +307,25 @@ def test_no_chain_allows_what_its_first_block_did_not(links: list[Any]) -> None:
             alone = above.rights is not None and set(above.rights).isdisjoint(DELEGATING)
             assert code == "token.expired" or (code, alone) == ("token.rights", True)
             return
-        chain.append((asked, tokens._minted[asked.id][1]))
+        chain.append((asked, tokens._minted[asked.id].token))
         _holds(tokens, chain, block)
+
+
+@settings(max_examples=60, deadline=None)
+@given(_RIGHTS, _LIMITS, st.floats(-10, 10_000), st.text(max_size=20).filter(lambda text: text.isprintable()))
+def test_what_mint_signed_is_what_verifying_would_find(
+    rights: Any, limits: Limits, lifetime_s: float, agent: str
+) -> None:
+    """The object that `mint` gave is taken by what was signed; an equal one is verified, and says the very same."""
+    tokens = BiscuitTokens(Clock())
+    asked = request(rights=rights, agent=agent, module=replace(MODULE, limits=limits))
+    token = tokens.mint(asked, lifetime_s)
+    taken, verified = tokens._verified(token), tokens._verified(replace(token))
+    assert taken.token is token
+    assert verified.token is not token
+    assert (taken.rights, taken.generation) == (verified.rights, verified.generation)
+    said = tokens._minted["r1"].said or {}
+    assert tokens._signed(token, running=True) == {name: said[name] for name in _SAID}
 
 
 def _code(action: Callable[[], Any]) -> str | None:

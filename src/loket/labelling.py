@@ -8,7 +8,7 @@ one web page does not taint every later memory, and nothing loses a label that i
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from loket.contracts import (
@@ -21,6 +21,8 @@ from loket.contracts import (
     Finding,
     Json,
     Labels,
+    Recorded,
+    Refusal,
     RunView,
     join_labels,
 )
@@ -38,6 +40,9 @@ CONFIDENTIAL = "confidential"
 """The owner's settings say that the value stays on this machine."""
 
 _NONE: Labels = ()
+_OWNERS: Labels = (str(OWNER),)
+_DEPTH = 200
+"""Levels of an argument: enough for any data, and far from the depth at which Python gives up."""
 _ITEMS = 64
 """Items of a list that get labels of their own."""
 _SHORTEST = 3
@@ -66,7 +71,12 @@ class Labelling:
         labels: dict[str, Labels] = {}
         for name, value in given.items():
             if name in args:
-                labels |= _argument(name, value, sources, None if name in schema.free else schema.fixed)
+                try:
+                    labels |= _argument(name, value, sources, None if name in schema.free else schema.fixed)
+                    if args is not given:  # with references in it, each of which can stand for something deep
+                        _check_depth(args[name])
+                except _TooDeep:
+                    raise _nested(name, capability) from None
         findings = self._judge(run, capability, args) if self._looks(capability) else {}
         return Facts(labels, findings)
 
@@ -81,41 +91,55 @@ class Labelling:
 
 
 class Sources:
-    """The texts that a run has got so far, each with the labels of where it was said first; grows with its history."""
+    """The texts that a run has got so far, each with the labels of where it was said first; grows with its history.
+
+    An answer is read when a text is looked for that none of those before it says: most runs never come to that.
+    """
 
     def __init__(self, run: RunView) -> None:
         request = run.request
         self._said = frozenset(_said(request.words))
-        self._known: dict[str, Labels] = {}
-        self._answers: list[tuple[Labels, Any]] = []
+        self._known: dict[str, Labels] | None = None
+        self._request = request
+        self._answers: list[Recorded] = []
+        self._taken = 0
         self.exposed = run.exposed
-        for text, labels in _texts(request.args, request.labels, own=False):
-            self._known.setdefault(text, labels)
 
     def read(self, run: RunView) -> None:
         """Take in what was answered since the last time."""
         self.exposed = run.exposed
-        for recorded in run.history[len(self._answers) :]:
-            answer = json.loads(recorded.answer) if recorded.answer is not None else None
-            self._answers.append((recorded.labels, answer))
-            own = recorded.capability.startswith("brain.")
-            for text, labels in _texts(answer, recorded.labels, own=own):
-                self._known.setdefault(text, labels)
+        self._answers += run.history[len(self._answers) :]
 
     def of_text(self, text: str) -> Labels:
         """The labels of a text that a module sent."""
         if not text:
             return _NONE
         if text in self._said:
-            return (str(OWNER),)
-        return self._known.get(text, self.exposed) if len(text) >= _SHORTEST else self.exposed
+            return _OWNERS
+        if len(text) < _SHORTEST:
+            return self.exposed
+        if self._known is None:
+            self._known = {}
+            _note(self._known, self._request.args, self._request.labels, own=False)
+        found = self._known.get(text)
+        while found is None and self._taken < len(self._answers):
+            self._read_next(self._known)
+            found = self._known.get(text)
+        return self.exposed if found is None else found
+
+    def _read_next(self, known: dict[str, Labels]) -> None:
+        recorded = self._answers[self._taken]
+        self._taken += 1
+        if recorded.answer is not None:
+            own = recorded.capability.startswith("brain.")
+            _note(known, json.loads(recorded.answer), recorded.labels, own=own)
 
     def of_reference(self, pointer: str) -> Labels:
         """The labels of what a reference stands for: of the answer, and of the record in it that it points to."""
         number = pointer[1:].partition(".")[0].partition("[")[0]
         if not number.isdigit() or not 0 < int(number) <= len(self._answers):
             return self.exposed
-        return self._answers[int(number) - 1][0]
+        return self._answers[int(number) - 1].labels
 
 
 _ENDS = re.compile(r"(?<=[.!?;])\s+|\n+")
@@ -137,6 +161,32 @@ def _said(words: str) -> Iterator[str]:
             yield part.strip()
     for found in _QUOTED.finditer(words):
         yield next((text for text in found.groups() if text), words)
+
+
+class _TooDeep(Exception):
+    """A value has more levels than what looks at it afterwards is made for."""
+
+
+def _nested(name: str, capability: Capability) -> Refusal:
+    return Refusal(
+        "arguments.depth",
+        f"the argument {name} of {capability.id} is nested deeper than {_DEPTH} levels",
+        "put the inner values side by side, or send them apart",
+    )
+
+
+def _check_depth(value: Json) -> None:
+    """Raises `_TooDeep`."""
+    level = [value]
+    for _ in range(_DEPTH + 1):
+        level = [part for one in level if isinstance(one, (list, dict)) for part in _parts(one)]
+        if not level:
+            return
+    raise _TooDeep
+
+
+def _parts(value: list[Json] | dict[str, Json]) -> Iterable[Json]:
+    return value if isinstance(value, list) else value.values()
 
 
 def _sources(run: RunView) -> Sources:
@@ -172,32 +222,57 @@ def _any_labels(value: Json, sources: Sources) -> Labels:
 
 
 def _labels(value: Json, sources: Sources, fixed: frozenset[str]) -> Labels:
-    """The labels of a value as the module sent it."""
+    """The labels of a value as the module sent it. Raises `_TooDeep`."""
     if isinstance(value, str):
         return _NONE if value in fixed else sources.of_text(value)
-    if isinstance(value, Mapping):
-        if "$ref" in value:
-            return sources.of_reference(str(value["$ref"]))
-        names = [sources.of_text(name) for name in value if name not in fixed]
-        return join_labels(_NONE, *names, *(_labels(part, sources, fixed) for part in value.values()))
-    if isinstance(value, list):
-        return join_labels(_NONE, *(_labels(part, sources, fixed) for part in value))
-    return _NONE if value is None or isinstance(value, bool) else sources.exposed
+    if isinstance(value, Mapping) and "$ref" in value:
+        return sources.of_reference(str(value["$ref"]))
+    found: set[Labels] = set()
+    level = [value]
+    for _ in range(_DEPTH + 1):
+        level = _below(level, sources, fixed, found)
+        if not level:
+            return join_labels(_NONE, *found)
+    raise _TooDeep
 
 
-def _texts(value: Json, labels: Labels, *, own: bool) -> Iterator[tuple[str, Labels]]:
-    """Each text in a value with its labels. With `own`, records in it say theirs (as memories do)."""
-    if isinstance(value, str):
-        if len(value) >= _SHORTEST:
-            yield value, labels
-    elif isinstance(value, Mapping):
-        said = value.get("labels") if own else None
-        inner = tuple(said) if isinstance(said, list) else labels
-        for part in value.values():
-            yield from _texts(part, inner, own=own)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _texts(part, labels, own=own)
+def _below(level: list[Json], sources: Sources, fixed: frozenset[str], found: set[Labels]) -> list[Json]:
+    """Add the labels of the values of one level; the values below them."""
+    below: list[Json] = []
+    for one in level:
+        if isinstance(one, str):
+            if one not in fixed:
+                found.add(sources.of_text(one))
+        elif isinstance(one, list):
+            below += one
+        elif isinstance(one, (dict, Mapping)):  # an object is recognised as one much quicker than a mapping
+            if "$ref" in one:
+                found.add(sources.of_reference(str(one["$ref"])))
+            else:
+                below += one
+                below += one.values()
+        elif one is not None and not isinstance(one, bool):
+            found.add(sources.exposed)
+    return below
+
+
+def _note(known: dict[str, Labels], value: Json, labels: Labels, *, own: bool) -> None:
+    """Note each text in a value with its labels, where none is known. With `own`, records say theirs, as memories."""
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, str):
+            if len(one) >= _SHORTEST:
+                known.setdefault(one, labels)
+        elif isinstance(one, list):
+            left += reversed(one)
+        elif isinstance(one, (dict, Mapping)):
+            said = one.get("labels") if own else None
+            if isinstance(said, list):  # before what comes after it, as the first labels of a text count
+                for part in one.values():
+                    _note(known, part, tuple(said), own=own)
+            else:
+                left += reversed(list(one.values()))
 
 
 class _Schema(NamedTuple):

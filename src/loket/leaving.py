@@ -10,7 +10,18 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from typing import Any
 
 from loket.contracts import Answer, Effect, Json, Obligation, Question, Refusal
-from loket.redaction import Leak, Redacted, Redactor, Stream, canary, kinds_for, regions_of
+from loket.redaction import (
+    Leak,
+    Needles,
+    Plain,
+    Redacted,
+    Redactor,
+    Stream,
+    canary,
+    kinds_for,
+    plain_all,
+    regions_of,
+)
 
 OWNER_KINDS = ("vault",)
 """What is redacted for the owner on this machine, whose data it is, the rules of the agents included."""
@@ -40,6 +51,9 @@ class Leaving:
         self._key = key
         self._cloud = cloud
         self._on_leak = on_leak
+        self._canaries: dict[str, str] = {}
+        self._named: dict[str, tuple[str, Needles, Plain]] = {}
+        """By reader: the last request's words, the values that were looked for in them, and what these words name."""
         regions = regions_of(table)
         kinds = {**kinds_for(table), "owner": OWNER_KINDS}
         self._redactors = {
@@ -53,16 +67,17 @@ class Leaving:
 
     def canary(self, agent: str) -> str:
         """The line among an agent's rules that has no business anywhere else."""
-        return f"Reference of these rules, for nobody else: {canary(self._key, agent)}"
+        line = self._canaries.get(agent)
+        if line is None:
+            line = self._canaries[agent] = f"Reference of these rules, for nobody else: {canary(self._key, agent)}"
+        return line
 
     def outgoing(self, question: Question) -> Mapping[str, Json]:
         """The arguments of a call as they may leave. Raises `Leak`."""
         reader = _reader(question)
         if reader == "model" and not self._cloud():
             return question.args
-        redactor, words = self._redactors[reader], question.run.words
-        typed = [words[one.start : one.end] for one in redactor.text(words).found]  # with blanks in it, it may be
-        redacted = redactor.json(dict(question.args), [*words.split(), *typed])
+        redacted = self._redactors[reader].json(dict(question.args), self._named_in(question.run.words, reader))
         self._look(redacted.canary, question)
         value: Mapping[str, Json] = redacted.value
         for name in question.capability.critical:
@@ -73,6 +88,16 @@ class Leaving:
                     "leave it out, or pass a secret by its name: {{secret:NAME}}",
                 )
         return value
+
+    def _named_in(self, words: str, reader: str) -> Plain:
+        """What the owner named in a request: its words, and what would be redacted in them, which may have blanks."""
+        redactor = self._redactors[reader]
+        needles = redactor.needles()
+        known = self._named.get(reader)
+        if known is None or known[0] != words or known[1] is not needles:
+            typed = [words[one.start : one.end] for one in redactor.text(words).found]
+            known = self._named[reader] = (words, needles, plain_all([*words.split(), *typed]))
+        return known[2]
 
     def answer(self, value: Json, reader: str = "owner") -> Json:
         """An answer as it is shown. Raises `Leak`."""

@@ -44,9 +44,13 @@ class Marking:
 
 
 def _texts(value: Json) -> Iterator[str]:
-    if isinstance(value, str):
-        if len(value) >= _SHORTEST:
-            yield value
-    elif isinstance(value, Mapping | list):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _texts(part)
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, str):
+            if len(one) >= _SHORTEST:
+                yield one
+        elif isinstance(one, list):
+            left += one
+        elif isinstance(one, (dict, Mapping)):
+            left += one.values()

@@ -57,6 +57,8 @@ _READ = """
 said($o, $a, $p, $d, $j, $e, $g)
     <- acting($r), run($r, $o, $a, $p, $d, $j), bounds($r, $o, $e, $t, $m, $g) trusting authority, {delegation}
 """
+_SAID = ("root", "agent", "principal", "digest", "rights", "expires", "generation")
+"""The terms of `said`."""
 _ABOVE = "above($r, $t, $m) <- bounds($r, $o, $e, $t, $m, $g) trusting authority, {delegation}"
 
 
@@ -67,6 +69,15 @@ class _Known:
     token: Token
     rights: Rights
     generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Minted:
+    """The token of a run that has not ended. `said` is what its own block says, where it is the first of its chain."""
+
+    request: RunRequest
+    token: Token
+    said: Mapping[str, str | int] | None
 
 
 class BiscuitTokens:
@@ -89,7 +100,7 @@ class BiscuitTokens:
         self._floor = 0
         self._floors: dict[str, int] = {}
         """The generation that a stopped run's token would need."""
-        self._minted: dict[str, tuple[RunRequest, Token]] = {}
+        self._minted: dict[str, _Minted] = {}
         """Runs that have not ended."""
         self._known: dict[str, _Known] = {}
 
@@ -101,14 +112,14 @@ class BiscuitTokens:
         Raises `Refusal` where the parent's token does not hold any more, or does not let its run start others.
         """
         parent = self._minted.get(request.parent) if request.parent is not None else None
-        if parent is not None and parent[0].root == request.root:
-            return self.attenuate(parent[1], request, lifetime_s)
+        if parent is not None and parent.request.root == request.root:
+            return self.attenuate(parent.token, request, lifetime_s)
         expires = self._now() + lifetime_s
         budget = _budget(request)
         said = self._said(request, expires, budget)
         source = _STATED + _BUDGET + (_WITH_OTHERS if self._delegates(request.rights) else _ALONE)
         biscuit = BiscuitBuilder(source, said, self._keys).build(self._root.private_key)
-        return self._given(request, expires, biscuit)
+        return self._given(request, expires, biscuit, said)
 
     def attenuate(self, parent: Token, request: RunRequest, lifetime_s: float) -> Token:
         """The token of a run that another one starts: its own rights, and nothing beyond the first block of the chain.
@@ -151,9 +162,11 @@ class BiscuitTokens:
         }
         return {**_identity(request), "run": request.id, **bounds}
 
-    def _given(self, request: RunRequest, expires: float, biscuit: Biscuit) -> Token:
+    def _given(
+        self, request: RunRequest, expires: float, biscuit: Biscuit, said: Mapping[str, str | int] | None = None
+    ) -> Token:
         token = Token(request.id, str(request.principal), expires, bytes(biscuit.to_bytes()))
-        self._minted[request.id] = (request, token)
+        self._minted[request.id] = _Minted(request, token, said)
         return token
 
     # Checking
@@ -162,7 +175,8 @@ class BiscuitTokens:
         """Raises `Refusal`: forged (or not the token of `run`), revoked or expired.
 
         The signatures are verified and the chain is evaluated when a token is seen for the first time; after that it
-        takes a look into two dictionaries and at the clock.
+        takes a look into two dictionaries and at the clock. The very object that `mint` made of one block, which cannot
+        change, is taken by what `mint` signed: there is nobody above it, and its signature was made here.
         """
         known = self._known.get(token.run)
         if known is None or known.token is not token:
@@ -183,24 +197,32 @@ class BiscuitTokens:
 
     def _verified(self, token: Token) -> _Known:
         """A token whose chain is ours, holds now, and says what the run's request says. Raises `Refusal`."""
+        minted = self._minted.get(token.run)
+        if minted is not None and minted.token is token and minted.said is not None:
+            said = minted.said
+        else:
+            said = self._signed(token, running=minted is not None)
+        if minted is None:
+            raise _revoked("the run has ended")
+        identity = _identity(minted.request)
+        if {name: said[name] for name in identity} != identity or not _fits(token, said):
+            raise _forged("it does not say what was signed")
+        known = _Known(token, json.loads(str(said["rights"])), int(said["generation"]))
+        self._known[token.run] = known
+        return known
+
+    def _signed(self, token: Token, *, running: bool) -> Mapping[str, str | int]:
+        """What a chain says of the token's run, where it is ours and holds. Raises `Refusal`."""
         try:
             chain = Biscuit.from_bytes(token.data, self._root.public_key)
         except BiscuitValidationError:
             raise _forged("it was not signed by this process") from None
-        minted = self._minted.get(token.run)
-        if minted is None:
+        if not running:
             raise _revoked("the run has ended")
-        request, _ = minted
         found = self._evaluated(chain, token.run, self._read)
         if len(found) != 1:
             raise _forged(f"nothing in it says what run {token.run} may do")
-        *identity, expires, generation = found[0].terms
-        said = dict(zip(("root", "agent", "principal", "digest", "rights"), identity, strict=True))
-        if said != _identity(request) or token.principal != said["principal"] or _micros(token.expires) != expires:
-            raise _forged("it does not say what was signed")
-        known = _Known(token, json.loads(said["rights"]), generation)
-        self._known[token.run] = known
-        return known
+        return dict(zip(_SAID, found[0].terms, strict=True))
 
     def _evaluated(self, chain: Biscuit, run: str, rule: Rule) -> list[Fact]:
         """The facts of a rule in a chain whose checks hold for this run. Raises `Refusal`."""
@@ -244,6 +266,11 @@ def _identity(request: RunRequest) -> dict[str, str]:
         "digest": request.module.digest if request.module is not None else "",
         "rights": json.dumps(request.rights, sort_keys=True, ensure_ascii=False),
     }
+
+
+def _fits(token: Token, said: Mapping[str, str | int]) -> bool:
+    """Whether a token says beside its chain what is signed in it."""
+    return token.principal == said["principal"] and _micros(token.expires) == said["expires"]
 
 
 def _budget(request: RunRequest) -> tuple[int, int]:

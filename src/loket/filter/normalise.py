@@ -14,6 +14,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from loket.filter import shapes
 from loket.filter.confusables import FOREIGN, LOOKALIKES
 from loket.filter.report import NORMALISE, Mark
 
@@ -40,7 +41,6 @@ _UNPRINTED = frozenset(
 )  # fmt: skip
 """All characters that the expressions above may take out: looking whether a text has one of them is cheap."""
 _LOOKALIKE = frozenset(FOREIGN)
-_SUSPECT_ASCII = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 _BLOCKS = {
     "base64": re.compile(r"(?<![A-Za-z0-9+/_=-])[A-Za-z0-9+/_-]{20,}={0,2}"),
@@ -52,9 +52,6 @@ _BLOCKS = {
 }
 _HEX = re.compile(r"[0-9a-fA-F]{24,}")
 _PERCENT = re.compile(r"%[0-9a-fA-F]{2}[\w.~+-]*%[0-9a-fA-F]{2}")
-_PAIRS = bytes([2] * 11)
-_SINGLES = bytes([1] * 7)
-_SHORTEST_BLOCK = 20
 _ROTATED = ("vtaber", "vafgehpgvba", "flfgrz cebzcg", "qvfertneq", "cnffjbeq", "sbetrg", "birevqr")
 """`ignore`, `instruction`, `system prompt`, `disregard`, `password`, `forget` and `override`, after ROT13."""
 
@@ -95,7 +92,7 @@ def normalise(text: str) -> Normal:
     """
     marks: list[Mark] = []
     hidden: list[Hidden] = []
-    if not text.isascii() or _SUSPECT_ASCII.search(text) is not None:
+    if not text.isascii() or shapes.has_controls(text.encode("ascii")):
         text = _plain(text, marks, hidden)
         marks = [replace(mark, start=min(mark.start, len(text)), end=min(mark.end, len(text))) for mark in marks]
     found = list(_decoded(text))
@@ -201,17 +198,25 @@ def _latin(text: str, marks: list[Mark]) -> str:
 def _decoded(text: str) -> Iterator[Hidden]:
     """The encoded blocks that are text once decoded."""
     for name in _present(text):
-        for block in itertools.islice(_BLOCKS[name].finditer(text), _MOST_BLOCKS):
+        for block in itertools.islice(_blocks(name, text), _MOST_BLOCKS):
             said = _DECODERS[name](block[0][:_LONGEST_BLOCK])
             if said is not None and said != block[0]:
                 yield Hidden(name, said, block.start(), block.end())
     yield from _rotated(text)
 
 
+def _blocks(name: str, text: str) -> Iterator[re.Match[str]]:
+    """Where blocks of an encoding may be; those of base64 begin where a row of its signs does."""
+    if name != "base64":
+        return _BLOCKS[name].finditer(text)
+    starts = shapes.encoded(text.encode("ascii", "replace"))
+    return (block for start in starts if (block := _BLOCKS[name].match(text, start)) is not None)
+
+
 def _present(text: str) -> Iterator[str]:
-    """The encodings that a text may have: a cheap look, as most texts have none."""
-    lengths = bytes([min(len(word), 255) for word in text.split()])
-    if lengths and max(lengths) >= _SHORTEST_BLOCK:
+    """The encodings that a text may have: a cheap look at its shape, as most texts have none."""
+    data = text.encode("ascii", "replace")
+    if next(shapes.encoded(data), None) is not None:
         yield "base64"
     if "%" in text and _PERCENT.search(text) is not None:
         yield "percent"
@@ -219,9 +224,9 @@ def _present(text: str) -> Iterator[str]:
         yield "escapes"
     if "&#" in text:
         yield "entities"
-    if _PAIRS in lengths or text.count(":") >= len(_PAIRS):
+    if shapes.PAIRS in data.translate(shapes.HEX):
         yield "hex"
-    if _SINGLES in lengths:
+    if shapes.SINGLES in data.translate(shapes.LETTERS):
         yield "spaced"
 
 

@@ -7,9 +7,10 @@ is a hundred times cheaper than trying an expression at every character, and mos
 # ruff: noqa: E501 - an expression in pieces is harder to read than a long line
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from loket.filter import shapes
 from loket.filter.report import PATTERNS, Mark
 
 _BEFORE = 90
@@ -20,17 +21,33 @@ _MOST = 40
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Expressions of a pattern. One of the texts `needs` is in whatever they find; none are named where that varies."""
+
+    expression: re.Pattern[str]
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Pattern:
-    """One kind of attempt: found by `expression` around one of `keywords`, worth `score` as a mark."""
+    """One kind of attempt: found by one of `parts` around one of `keywords`, worth `score` as a mark."""
 
     name: str
     score: float
     keywords: tuple[str, ...]
-    expression: re.Pattern[str]
+    parts: tuple[Part, ...]
 
 
-def _pattern(name: str, score: float, keywords: str, *expressions: str) -> Pattern:
-    return Pattern(name, score, tuple(keywords.split("|")), re.compile("|".join(expressions), re.MULTILINE))
+def _pattern(name: str, score: float, keywords: str, *expressions: str | Part) -> Pattern:
+    """A pattern of expressions, or of parts."""
+    parts = tuple(part for part in expressions if isinstance(part, Part))
+    whole = "|".join(part for part in expressions if isinstance(part, str))
+    return Pattern(name, score, tuple(keywords.split("|")), parts or (Part(re.compile(whole, re.MULTILINE)),))
+
+
+def _part(needs: Iterable[str], *expression: str) -> Part:
+    """A part that is tried only where one of these texts is: worth it for keywords that many pages are full of."""
+    return Part(re.compile("".join(expression), re.MULTILINE), tuple(needs))
 
 
 _VERBS = (
@@ -44,6 +61,28 @@ _RULES = (
     r"(?:instructions?|prompts?|rules?|directions?|directives?|guidelines?|commands?|orders?|contexts?|messages?|tasks?"
     r"|assignments?|programming|training|information|restrictions|safeguards|documents|statements|guidance|text)"
 )
+
+_ENDS = [
+    *",:\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000",
+    *map(chr, range(0x2000, 0x200B)),
+]
+"""What can follow a greeting: `,`, `:`, and all that `\\s` stands for."""
+_GREETINGS = [
+    "dear",
+    "hey",
+    "hello",
+    "attention",
+    "attn",
+    "note ",
+    "message ",
+    "instruction",
+    *(f"hi{end}" for end in _ENDS),
+]
+_CALLED = [
+    f"{name}{end} "
+    for name in ("ai", "llm", "gpt", "claude", "gemini", "copilot", "assistant", "assistants", "agent", "agents")
+    for end in ",:"
+]
 
 PATTERNS_KNOWN = (
     _pattern(
@@ -225,12 +264,27 @@ PATTERNS_KNOWN = (
         "addressed-to-agent",
         0.7,
         "ai |ai:|ai,|if you are a|if you're a|assistant|agent|llm|language model|chatbot|gpt|claude|gemini|copilot",
-        r"(?:^|(?<=[.!?(\[<*-])|(?<=[.!?] ))[ \t]*(?:dear|hey|hello|hi|attention|note (?:to|for)|message (?:to|for)|instructions? (?:to|for)|attn)[,:]?\s+(?:(?:the|all|any|my|ye|an?)\s+)?"
-        r"(?:ai|llm|gpt|claude|gemini|copilot|chatgpt|chatbot|virtual|language)(?:[- ](?:assistant|agent|model|system|bot)s?)?s?\b(?=\s*[,:.!\n-])",
-        r"(?:^|(?<=<!--) ?)(?:ai|llm|gpt|chatgpt|claude|gemini|copilot|ai assistants?|ai agents?)[:,] +\w",
-        r"\bif you(?:'re| are)\s+(?:an?\s+)?(?:ai|llm|large language model|language model|ai assistant|ai agent|automated agent)\b",
-        r"\b(?:any|all|every)\s+(?:ai|llm)(?:\s+(?:assistant|agent|model)s?)?\s+(?:reading|processing|summari[sz]ing|that reads?|who reads?)\b",
-        r"\b(?:assistant|agent|llm|ai)s?\s+(?:must|should|shall)\s+(?:now|immediately|also|instead|first)\s+\w+",
+        _part(
+            _GREETINGS,
+            r"(?:^|(?<=[.!?(\[<*-])|(?<=[.!?] ))[ \t]*(?:dear|hey|hello|hi|attention|note (?:to|for)|message (?:to|for)|instructions? (?:to|for)|attn)[,:]?\s+(?:(?:the|all|any|my|ye|an?)\s+)?",
+            r"(?:ai|llm|gpt|claude|gemini|copilot|chatgpt|chatbot|virtual|language)(?:[- ](?:assistant|agent|model|system|bot)s?)?s?\b(?=\s*[,:.!\n-])",
+        ),
+        _part(
+            _CALLED,
+            r"(?:^|(?<=<!--) ?)(?:ai|llm|gpt|chatgpt|claude|gemini|copilot|ai assistants?|ai agents?)[:,] +\w",
+        ),
+        _part(
+            ("if you",),
+            r"\bif you(?:'re| are)\s+(?:an?\s+)?(?:ai|llm|large language model|language model|ai assistant|ai agent|automated agent)\b",
+        ),
+        _part(
+            ("reading", "processing", "summari", "that read", "who read"),
+            r"\b(?:any|all|every)\s+(?:ai|llm)(?:\s+(?:assistant|agent|model)s?)?\s+(?:reading|processing|summari[sz]ing|that reads?|who reads?)\b",
+        ),
+        _part(
+            ("must", "should", "shall"),
+            r"\b(?:assistant|agent|llm|ai)s?\s+(?:must|should|shall)\s+(?:now|immediately|also|instead|first)\s+\w+",
+        ),
     ),
     _pattern(
         "exfiltration-link",
@@ -287,28 +341,44 @@ PATTERNS_KNOWN = (
 
 _KEYWORDS = frozenset(keyword for pattern in PATTERNS_KNOWN for keyword in pattern.keywords)
 _LETTERS = 4
-_WORD = re.compile(r"[^\W\d_]+")
-_ASCII_WORD = re.compile(r"[a-z]+")
+_WORD = re.compile(r"[a-z]+")
 
 
-def _by_beginning() -> dict[str, tuple[str, ...]]:
+def _needed(keyword: str) -> tuple[bytes, frozenset[bytes]]:
+    """The first letters of words that a text with this keyword has: of the one that it begins with, and of the others.
+
+    The last word of a keyword may go on in a text, so a short one says nothing.
+    """
+    words = [found.span() for found in _WORD.finditer(keyword)]
+    first = words[0] if words and words[0][0] == 0 else None
+    others = [(start, end) for start, end in words if start and (end < len(keyword) or end - start >= _LETTERS)]
+    beginning = keyword[: min(first[1], _LETTERS)] if first is not None else ""
+    return beginning.encode(), frozenset(keyword[start : min(end, start + _LETTERS)].encode() for start, end in others)
+
+
+def _by_beginning() -> dict[bytes, tuple[tuple[str, frozenset[bytes]], ...]]:
     """Keywords by the first letters of their first word; those that begin with a sign by an empty text."""
-    found: dict[str, list[str]] = {"": []}
+    found: dict[bytes, list[tuple[str, frozenset[bytes]]]] = {b"": []}
     for keyword in sorted(_KEYWORDS):
-        word = _WORD.match(keyword) if keyword.isascii() or keyword[0].isascii() else None
-        found.setdefault(word[0][:_LETTERS] if word else "", []).append(keyword)
+        if keyword.isascii():
+            beginning, others = _needed(keyword)
+            found.setdefault(beginning, []).append((keyword, others))
     return {beginning: tuple(keywords) for beginning, keywords in found.items()}
 
 
 _BEGINNINGS = _by_beginning()
+_FOREIGN = tuple(sorted(keyword for keyword in _KEYWORDS if not keyword.isascii()))
 
 
 def _candidates(lower: str) -> Iterator[str]:
     """The keywords that may be in a text, by the beginnings of its words: one pass instead of one a keyword."""
-    words = set((_ASCII_WORD if lower.isascii() else _WORD).findall(lower))
-    for beginning in {word[:_LETTERS] for word in words} & _BEGINNINGS.keys():
-        yield from _BEGINNINGS[beginning]
-    yield from _BEGINNINGS[""]
+    beginnings = {word[:_LETTERS] for word in shapes.words_of(lower)}
+    for beginning in (b"", *(beginnings & _BEGINNINGS.keys())):
+        for keyword, others in _BEGINNINGS[beginning]:
+            if others <= beginnings:
+                yield keyword
+    if not lower.isascii():
+        yield from _FOREIGN
 
 
 def lowered(text: str) -> str:
@@ -335,10 +405,18 @@ def _first(pattern: Pattern, lower: str, present: set[str]) -> Mark | None:
             continue
         for place in _places(keyword, lower):
             begin = max(0, place - _BEFORE)
-            found = pattern.expression.search(lower, begin, place + _AFTER)
+            found = _leftmost(pattern, lower, begin, place + _AFTER)
             if found is not None:
                 return Mark(PATTERNS, pattern.name, found.start(), found.end(), pattern.score)
     return None
+
+
+def _leftmost(pattern: Pattern, lower: str, begin: int, end: int) -> re.Match[str] | None:
+    """What any of a pattern's parts finds first between two places."""
+    around = lower[begin:end]
+    tried = [part for part in pattern.parts if not part.needs or any(map(around.__contains__, part.needs))]
+    found = [match for part in tried if (match := part.expression.search(lower, begin, end)) is not None]
+    return min(found, key=re.Match.start, default=None)
 
 
 def _places(keyword: str, lower: str) -> Iterator[int]:

@@ -2,7 +2,8 @@
 
 from loket.redaction.canary import canary
 from loket.redaction.found import KINDS, Found, Leak, Redacted
-from loket.redaction.redactor import Redactor
+from loket.redaction.needles import Needles
+from loket.redaction.redactor import Plain, Redactor, plain_all
 from loket.redaction.settings import READERS, kinds_for, regions_of
 from loket.redaction.stream import Stream
 
@@ -11,10 +12,13 @@ __all__ = [
     "READERS",
     "Found",
     "Leak",
+    "Needles",
+    "Plain",
     "Redacted",
     "Redactor",
     "Stream",
     "canary",
     "kinds_for",
+    "plain_all",
     "regions_of",
 ]

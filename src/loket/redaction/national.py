@@ -5,8 +5,9 @@ digits with a weak check counts only behind a word that names it, since one orde
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 
 from loket.redaction.found import BARRIER
@@ -84,17 +85,33 @@ NUMBERS = (
 """Which numbers are looked for, and where words are needed."""
 
 
-_ANY = re.compile(f"{_LEFT}(?=[A-Z0-9])(?:{'|'.join(dict.fromkeys(number.form for number in NUMBERS))}){_RIGHT}")
-"""Any of the forms: where it does not occur, none of them does."""
+_BARE = tuple(number for number in NUMBERS if number.words is None)
+_BEHIND_WORDS = tuple(number for number in NUMBERS if number.words is not None)
+_LETTER = re.compile(r"[^\W\d_]")
+
+
+@cache
+def _starts(*, bare: bool) -> re.Pattern[str]:
+    """Where a number of any of the forms begins, without or with words: one look instead of one a form."""
+    numbers = _BARE if bare else _BEHIND_WORDS
+    forms = "|".join(dict.fromkeys(number.form for number in numbers))
+    return re.compile(f"(?={_LEFT}(?=[A-Z0-9])(?:{forms}){_RIGHT})")
 
 
 def national_ids(text: str, window: Window) -> Iterator[Span]:
     """Identity numbers of persons."""
-    for number in NUMBERS if _ANY.search(text, *window) else ():
-        for match in number.pattern.finditer(text, *window):
-            start, end = match.span("value")
-            if _named(number, text, start) and _valid(number.module, match["value"]):
-                yield "national-id", start, end
+    for at in _starts(bare=True).finditer(text, *window):
+        yield from _at(_BARE, text, at.start(), window[1])
+    for at in _starts(bare=False).finditer(text, *window):
+        if _LETTER.search(text, max(0, at.start() - _BEFORE), at.start()):  # else there is no word
+            yield from _at(_BEHIND_WORDS, text, at.start(), window[1])
+
+
+def _at(numbers: Sequence[Number], text: str, start: int, end: int) -> Iterator[Span]:
+    for number in numbers:
+        match = number.pattern.match(text, start, end)
+        if match and _named(number, text, start) and _valid(number.module, match["value"]):
+            yield "national-id", start, match.end("value")
 
 
 def _named(number: Number, text: str, start: int) -> bool:
@@ -110,4 +127,10 @@ def _named(number: Number, text: str, start: int) -> bool:
 
 
 def _valid(module: str, value: str) -> bool:
-    return bool(import_module(f"stdnum.{module}").is_valid(value))
+    return bool(_check_of(module)(value))
+
+
+@cache
+def _check_of(module: str) -> Callable[[str], object]:
+    check: Callable[[str], object] = import_module(f"stdnum.{module}").is_valid
+    return check

@@ -20,6 +20,8 @@ _VAULT = "vault"
 _NEVER = ("vault", "canary")
 """What may not leave even where the owner named it."""
 
+_NUMBERS = frozenset({"card", "iban", "national-id"})
+
 _DEPTH = 200
 """Levels of a JSON value that is looked through."""
 
@@ -148,13 +150,13 @@ class Redactor:
 
     def _numbers(self, text: str, _: Needles) -> Iterator[Region]:
         yield from self._switched("email", personal.emails, text)
-        for window in number_windows(text):
+        for window in number_windows(text) if not self.kinds.isdisjoint(_NUMBERS) else ():
             yield from self._switched("card", personal.cards, text, window)
             yield from self._switched("iban", personal.ibans, text, window)
             yield from self._switched("national-id", national.national_ids, text, window)
 
     def _phones(self, text: str, _: Needles) -> Iterator[Region]:
-        for window in number_windows(text):
+        for window in number_windows(text) if "phone" in self.kinds else ():
             yield from self._switched("phone", phones.phones, text, window, self._regions)
 
     def _switched(self, kind: str, find: Callable[..., Iterator[Span]], *given: Any) -> Iterator[Region]:
@@ -186,9 +188,13 @@ def _plain(value: str) -> str:
     return "".join(filter(str.isalnum, value)).casefold()
 
 
-def plain_all(allowed: Collection[str]) -> frozenset[str]:
-    """Values that may leave, by their letters and digits."""
-    return frozenset(map(_plain, allowed))
+class Plain(frozenset[str]):
+    """Values that may leave, by their letters and digits; made by `plain_all`."""
+
+
+def plain_all(allowed: Collection[str]) -> Plain:
+    """Values that may leave, as they are compared. What was made so already stays."""
+    return allowed if isinstance(allowed, Plain) else Plain(map(_plain, allowed))
 
 
 def _named(text: str, region: Region, allowed: frozenset[str]) -> bool:

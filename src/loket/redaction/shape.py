@@ -16,6 +16,9 @@ _BETWEEN = b" ./()+-?\xa0"
 BEFORE = 24
 """Characters before a long word that belong to it."""
 
+AFTER = 8
+"""Characters behind it."""
+
 MARGIN = 64
 """Characters around a row of digits that belong to its window."""
 
@@ -36,6 +39,7 @@ _LETTERED = (b"AAAAAA00A00A000A", b"AAAA000000AAAAA", b"AAAAA0000A")
 """Shapes of identity numbers that have no seven digits in a row."""
 
 _LONG = re.compile(rb"a{16,}+")
+_LETTER = re.compile("[A-Za-z]")
 
 
 def _shape(text: str, table: bytes) -> bytes:
@@ -65,8 +69,12 @@ def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def long_words(text: str) -> str:
-    """The words of at least 16 letters, digits, `_` and `-`, with what stands just beside each; a blank between."""
+    """The words of at least 16 letters, digits, `_` and `-`, with what stands just beside each; a blank between.
+
+    Those without a letter in or beside them are left out: they are no secret of anybody's, but rows of numbers.
+    """
     shape = _shape(text, _WORDS)
     if b"aaaaaaaaaaaaaaaa" not in shape:
         return ""
-    return " ".join(text[max(0, match.start() - BEFORE) : match.end() + 8] for match in _LONG.finditer(shape))
+    spans = ((max(0, match.start() - BEFORE), match.end() + AFTER) for match in _LONG.finditer(shape))
+    return " ".join(text[start:end] for start, end in spans if _LETTER.search(text, start, end))
