@@ -13,7 +13,7 @@ from loket.bench.security_manifest import TOOLS, capability
 from loket.contracts import Capability, Finding, Origin
 from loket.contracts.records import ArgType
 from loket.provenance import Judge, Owner, Reading, Request, judge, wanted, worst
-from loket.provenance.words import fold
+from loket.provenance.words import contains, fold
 
 ME = "emma@home.example"
 OWNER = Owner(identities=frozenset({ME, "me", "DE89370400440532013000"}))
@@ -459,3 +459,21 @@ def test_capabilities_without_declarations_are_judged_by_words_alone() -> None:
     bare = Capability("x.do", "does", CAPABILITIES["send_email"].effect, {}, {}, critical=("to",))
     assert worst(judge(Request("do it for ana-team"), OWNER, [], bare, {"to": "ana-team"})) is Origin.NAMED
     assert worst(judge(Request("do it"), OWNER, [], bare, {"to": "ana-team"})) is Origin.UNTRUSTED
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("post it to ops", True),
+        ("post it to ops.", True),
+        ("post it to dev-ops", False),
+        ("post it to ops-dev", False),
+        ("post it to team/ops", False),
+        ("look at ops.example", False),
+        ("read ops_notes", False),
+        ("(ops) needs it, or 'ops'?", True),
+    ],
+)
+def test_a_part_of_an_identifier_is_not_its_name(text: str, named: bool) -> None:
+    """What is longer than the value, joined by a hyphen, slash, stop or underscore, names something else."""
+    assert contains(fold(text), "ops") is named

@@ -193,7 +193,8 @@ def slug(text: str) -> str:
 
 @lru_cache(maxsize=16_384)
 def _bounded(key: str) -> re.Pattern[str]:
-    return re.compile(r"(?<![\w@])" + re.escape(key) + r"(?![\w@])")
+    """A key as whole words: a part of an identifier (`ops` in `dev-ops`, `a/ops` or `ops.example`) is not the key."""
+    return re.compile(r"(?<![\w@])(?<![\w@][-_/.])" + re.escape(key) + r"(?![\w@]|[-_/.][\w@])")
 
 
 def contains(text: str, key: str) -> bool:
