@@ -28,7 +28,7 @@ def install(folder: Path) -> None:
     home = folder.parent / "home"
     for name in ("packages", "modules"):
         (home / name).mkdir(parents=True, exist_ok=True)
-    place(read_package(folder), home / "packages", home / "modules", lambda _path: "")
+    place(read_package(folder), home / "packages", home / "modules", lambda _path, _digest: None)
 
 
 def link_persona(folder: Path) -> None:

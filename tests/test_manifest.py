@@ -178,3 +178,32 @@ def test_every_limit_has_a_range_that_holds_its_default() -> None:
     for name, (low, high) in RANGES.items():
         assert low <= getattr(Limits(), name) <= high
     assert set(RANGES) == set(Limits.__slots__)
+
+
+@pytest.mark.parametrize("kind", ["skill", "checks"])
+def test_files_alone_need_no_component_and_have_no_operations(tmp_path: Path, kind: str) -> None:
+    """Skills and checks are read, and nothing of them runs: an operation would have nobody to perform it."""
+    words = f'id = "words"\nversion = "1.0.0"\nkind = "{kind}"\nsummary = "Says words"\n'
+    assert load(tmp_path, words).passive
+    error = refused(tmp_path, words + '[[operation]]\nname = "say"\nsummary = "Say"\neffect = "read"\n')
+    assert '"entry" is missing' in error.message
+
+
+@pytest.mark.parametrize("name", ["inventory.lookup", "mcp.time.now", "customers.find@2"])
+def test_what_comes_and_goes_can_be_asked_for(tmp_path: Path, name: str) -> None:
+    """Operations of other modules and tools of connected servers: whether they are there shows at the install."""
+    manifest = load(tmp_path, WEATHER.replace('name = "kv.get"', f'name = "{name}"'))
+    assert manifest.capabilities[0].name == name
+
+
+@pytest.mark.parametrize("name", ["brian.search", "kv.gett", "net.fech"])
+def test_a_slip_of_the_pen_is_no_other_modules_operation(tmp_path: Path, name: str) -> None:
+    """What is nearly a capability of the catalogue, or in one of its families, is an error that names it."""
+    error = refused(tmp_path, WEATHER.replace('name = "kv.get"', f'name = "{name}"'))
+    assert "did you mean" in (error.remedy or "")
+
+
+def test_a_table_of_another_kind_is_an_unknown_key(tmp_path: Path) -> None:
+    """`[channel]` says something in a channel's manifest alone."""
+    error = refused(tmp_path, WEATHER + '\n[channel]\nwire = "poll"\n')
+    assert '"channel" is no key' in error.message

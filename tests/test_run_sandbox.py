@@ -12,13 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guests_fixture import BUILT, GUESTS, ROOT, _digest, built_guest
+from guests_fixture import GUESTS, ROOT, built, built_guest
 from live import environment, loket, prepare, serving
 from loket.app import running
 from loket.cli.show import REFUSED, USAGE
 from loket.contracts import BadInput, Effect, Failed, Refusal
 from loket.home import Home
-from loket.packages.build import build
 from loket.packages.manifest import Context, load_manifest
 from loket.sandbox_run import run_sandbox, union
 
@@ -32,10 +31,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example's folder with its built module."""
     folder = tmp_path_factory.mktemp("package") / "inventory"
     shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("*.wasm"))
-    made = BUILT / f"inventory-{_digest(EXAMPLE)[:16]}.wasm"
-    if not made.is_file():
-        build(EXAMPLE, made)
-    shutil.copyfile(made, folder / "module.wasm")
+    shutil.copyfile(built(EXAMPLE), folder / "module.wasm")
     return folder
 
 

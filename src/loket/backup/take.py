@@ -228,7 +228,8 @@ def _copy_keys(home: Home, into: Path, *, keyring: bool) -> None:
 def _check_modules(into: Path) -> None:
     """A module that was removed between the journal and the packages would be missed later: then all is done again."""
     for name, folder, digest in query_file(into / "kernel.db", "SELECT id, folder, digest FROM modules"):
-        if not ((into / folder).is_dir() and (into / "modules" / f"{digest}.wasm").is_file()):
+        runs = not digest.startswith("files:")  # else there is no component, and nothing of it runs
+        if not (into / folder).is_dir() or (runs and not (into / "modules" / f"{digest}.wasm").is_file()):
             raise Failed(
                 "backup.changed",
                 f"the module {name} was changed while the backup was taken, or is not complete in the home",

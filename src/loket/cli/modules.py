@@ -1,14 +1,14 @@
 """`loket new`, `build`, `install`, `remove`, `agents`, `caps`, `grants`."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from loket.cli import client, show
+from loket.cli import asking, client, show
 from loket.cli.arguments import Agent, AnyAgent
+from loket.cli.asking import GrantOption, MoreFlag, TrustOption, UnsignedFlag, YesFlag
 from loket.contracts import BadInput, command
 
 _new = typer.Typer(help="Start something of your own.", no_args_is_help=True)
@@ -59,64 +59,43 @@ def build(folder: Folder, json_: show.JsonFlag = False) -> None:
 
 
 def install(
-    folder: Annotated[Path, typer.Argument(metavar="DIR|FILE", help="A module's folder, or its module.wasm.")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Grant everything that it asks for.")] = False,
-    grant: Annotated[list[str] | None, typer.Option(help="Grant just this capability; may be repeated.")] = None,
+    source: Annotated[
+        str,
+        typer.Argument(metavar="DIR|FILE|URL", help="A module's folder, a pack (NAME.loket), or its https address."),
+    ],
+    yes: YesFlag = False,
+    grant: GrantOption = None,
     no_grants: Annotated[bool, typer.Option("--no-grants", help="Grant nothing now.")] = False,
+    more: MoreFlag = False,
+    unsigned: UnsignedFlag = False,
+    trust: TrustOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what it asks for, and install nothing.")] = False,
     json_: show.JsonFlag = False,
 ) -> None:
-    """Install a built module: see what it asks for, decide, and it runs at once, without a restart."""
-    place = (folder.parent if folder.is_file() else folder).absolute()
-    asked = client.perform("module.inspect", folder=str(place))
-    fresh = [want["name"] for want in asked["wants"] if not want["held"]]
-    if not json_:
-        _show_asked(asked)
-    granted = _decide(fresh, yes=yes, only=grant, nothing=no_grants or json_)
-    if not json_ and not _compiled(asked["digest"]):
-        sys.stderr.write("Compiling the module for this machine, about ten seconds ...\n")
-    result = client.perform("module.install", folder=str(place), grant=granted)
-    if json_:
-        show.as_json(result)
-        return
-    show.say(f"Installed {result['id']} {result['version']} (sha256 {result['digest'][:16]}...)")
-    within = {want["name"]: want["constraints"] for want in asked["wants"]}
-    for name in result["asks"]:
-        show.say(f"  not granted: {name}    {_allowing(result['id'], name, within.get(name, {})) or ''}")
+    """Install a module or a pack: see what it asks for, decide, and it runs at once, without a restart."""
+    named = _named(source)
+    with show.progress("fetching", quiet=json_ or "://" not in named) as told:
+        asked = client.perform("module.inspect", told, source=named)
+    try:
+        if dry_run:
+            show.as_json(asked) if json_ else asking.shown(asked)
+            return
+        word = asking.decided(
+            asked, yes=yes, only=grant, nothing=no_grants, more=more, unsigned=unsigned, trust=trust, quiet=json_
+        )
+        result = client.perform("module.install", source=asked["place"], named=named, **word)
+    finally:
+        if asked["place"] != named:
+            Path(asked["place"]).unlink(missing_ok=True)
+    show.as_json(result) if json_ else asking.done(asked, result)
 
 
-def _allowing(agent: str, capability: str, constraints: dict[str, Any]) -> str | None:
-    """The command that grants what a manifest asks for, and no more."""
-    narrowed = [word for name, texts in constraints.items() for word in ("--constraint", f"{name}={json.dumps(texts)}")]
-    return command("grants", "allow", agent, capability, *narrowed)
-
-
-def _compiled(digest: str) -> bool:
-    """Whether the home has compiled code of these bytes already; for what is said alone."""
-    return any(client.home().cache.glob(f"{digest[:32]}*.cwasm"))
-
-
-def _show_asked(asked: dict[str, Any]) -> None:
-    show.say(f"{asked['id']} {asked['version']} ({asked['kind']}) from {asked['publisher']}: {asked['summary']}")
-    columns = ["", "asks for", "within", "because it"]
-    rows = [
-        ["granted" if want["held"] else "new", want["name"], want["constraints"] or "", want["reason"]]
-        for want in asked["wants"]
-    ]
-    if not any(row[2] for row in rows):
-        columns.remove("within")
-        rows = [[*row[:2], *row[3:]] for row in rows]
-    show.table(columns, rows, "It asks for nothing.", whole=("asks for",))
-
-
-def _decide(fresh: list[str], *, yes: bool, only: list[str] | None, nothing: bool) -> list[str]:
-    """What the owner grants of what is new. Without a terminal and without a flag: nothing."""
-    if only:
-        return only
-    if yes:
-        return fresh
-    if nothing or not fresh or not sys.stdin.isatty():
-        return []
-    return [name for name in fresh if typer.confirm(f"Grant {name}?", default=False)]
+def _named(source: str) -> str:
+    """An address as it is; a folder or a file from the root on. A module's own component stands for its folder."""
+    if "://" in source:
+        return source
+    path = Path(source).absolute()
+    return str(path.parent if path.suffix == ".wasm" and path.is_file() else path)
 
 
 def remove(

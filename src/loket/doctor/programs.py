@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from loket import __version__
 from loket.contracts import LoketError, Refusal, command
 from loket.doctor.check import WARNING, Check, Patient, failed, mendable, mended, sound, warning
-from loket.packages.install import read_installed
+from loket.packages.install import read_installed, wasm_of
 from loket.providers.llm_discover import find_embedded
 from loket.providers.llm_settings import Route, parse_routes
 from loket.store.check import query_file
@@ -56,10 +56,10 @@ def modules(patient: Patient) -> Iterator[Check]:
 
 def _module(folder: Path, modules_folder: Path, digest: str) -> str | None:
     """What is wrong with an installed module; None where nothing is."""
-    wasm = modules_folder / f"{digest}.wasm"
-    if not wasm.is_file():
+    wasm = wasm_of(modules_folder, digest)
+    if wasm is not None and not wasm.is_file():
         return "its bytes are missing"
-    if _digest(wasm) != digest:
+    if wasm is not None and _digest(wasm) != digest:
         return "its bytes are not those that were accepted"
     try:
         read_installed(folder, modules_folder, digest)

@@ -27,8 +27,12 @@ def resolved(run: RunState, entry: Entry, given: dict[str, Any], text: str) -> t
     if refs.REF not in text and refs.AS not in text:
         return given, len(text), False
     by_reference = refs.wants_reference(given)
-    decoded = refs.resolve({name: value for name, value in given.items() if name != refs.AS}, run.history)
-    whole = canonical(decoded)
+    try:
+        decoded = refs.resolve({name: value for name, value in given.items() if name != refs.AS}, run.history)
+        whole = canonical(decoded)
+    except RecursionError:
+        said = f"the arguments of {entry.capability.id} are nested too deeply"
+        raise Refusal("arguments.depth", said, "nest them less") from None
     if longer(whole, entry.capability.args_kb << 10):
         raise too_long(entry.capability, whole)
     return decoded, len(whole), by_reference

@@ -4,6 +4,7 @@ It is in the kernel because every promise of Loket is read from it: resume, repl
 rows mean; `loket.chain` compares what is there with its hashes.
 """
 
+import contextlib
 import hashlib
 import hmac
 import os
@@ -48,7 +49,8 @@ class Journal:
         self._key = key
         self._now = now
         self._lock = threading.Lock()
-        self._commit = threading.Lock()
+        self._commit = threading.RLock()
+        self._together = False
         self._rows: list[Row] = []
         self._statements: list[Statement] = []
         self._broken: str | None = None
@@ -118,11 +120,24 @@ class Journal:
                 "`loket runs verify` says what is wrong with it; mend the disk, or restore a backup",
             )
 
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Have all rows that this thread appends inside written in one transaction, which is done when it ends."""
+        with self._commit:
+            self._together = True
+            try:
+                yield
+            finally:
+                self._together = False
+                self.sync()
+
     def sync(self, seq: int | None = None) -> None:
         """Return when the row `seq` (or all appended so far) is on the disk. Whoever comes first writes for all."""
         wanted = self._seq if seq is None else seq
         with self._commit:
             self._check()
+            if self._together:  # of this thread: others wait for the lock
+                return
             if self._durable >= wanted and not (seq is None and self._statements):
                 return
             with self._lock:

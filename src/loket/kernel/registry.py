@@ -83,7 +83,7 @@ class Registry:
                 if name in others or fresh[name].capability.family in self._families:
                     raise BadInput(
                         "capability.taken",
-                        f"{source} cannot perform {name}, which is {self._owner(name)}",
+                        f"{source} cannot perform {name}: another source does, or its family is Loket's own",
                         "give it another name: its family is the part before the first dot",
                     )
             self._entries, self._sources[source] = {**others, **fresh}, frozenset(names)
@@ -97,10 +97,6 @@ class Registry:
     def _without(self, source: str) -> dict[str, Entry]:
         dropped = self._sources.get(source, frozenset())
         return {name: entry for name, entry in self._entries.items() if name not in dropped}
-
-    def _owner(self, name: str) -> str:
-        sources = [source for source, names in self._sources.items() if name in names]
-        return f"performed by {sources[0]}" if sources else "in a family of Loket's own"
 
     def _entry(self, capability: Capability, handler: Handler | None) -> Entry:
         return Entry(capability, handler, self._compile(capability.arguments), self._compile(capability.answer))

@@ -2,24 +2,33 @@
 
 Top level: `id`, `version`, `kind`, `summary`, `entry` (the component; left out, an agent runs on the stock agent's),
 `source` (the file that it is built from, in Python, JavaScript or TypeScript; `agent.py` if left out), then
-`[[capability]]`, `[[operation]]`, `[[context]]` and `[limits]`. Who published a module is no part of it: that comes
-from a signature.
+`[[capability]]`, `[[operation]]`, `[[context]]`, `[[command]]` and `[limits]`, and of some kinds a table of their own
+(`OWN`). Who published a module is no part of it: that comes from a signature.
 """
 
+import difflib
 import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from loket.contracts import BadInput, Effect, Json, Limits
 from loket.contracts.catalogue import BY_ID
 from loket.packages.files import read_regular
+from loket.packages.manifest_channel import decode_channel
 from loket.packages.table import Table, suggestion
 
 FILE = "loket.toml"
 
 KINDS = ("agent", "tool", "skill", "channel", "app", "checks")
+
+PASSIVE = ("skill", "checks")
+"""Kinds that may do without a component: their files are read, and nothing of them runs."""
+
+OWN: dict[str, Callable[[Table], object]] = {"channel": decode_channel}
+"""Kind to what decodes the table of its own, which is called like the kind: `[channel]`. A decoder takes all that it
+knows, calls `Table.done`, raises `BadInput`, and gives a frozen value that can be compared."""
 
 ID = re.compile(r"[a-z][a-z0-9-]{1,40}")
 """Of a module: also the name of an agent's folder."""
@@ -28,9 +37,12 @@ _OTHERS = ("agent.", "message.")
 """Families by which a module has others work."""
 
 _MOST_BYTES = 256 << 10
-_VERSION = re.compile(r"[0-9]{1,6}\.[0-9]{1,6}\.[0-9]{1,6}(-[0-9A-Za-z.-]{1,40})?")
+_NEAR = 0.85
+"""How alike (0 to 1) a name must be to that of a capability to be a slip of the pen."""
+VERSION = re.compile(r"[0-9]{1,6}\.[0-9]{1,6}\.[0-9]{1,6}(-[0-9A-Za-z.-]{1,40})?")
 _OPERATION = re.compile(r"[a-z][a-z0-9_-]{0,40}")
 _CONTEXT = _OPERATION
+_COMMAND = re.compile(r"[a-z][a-z0-9-]{0,30}")
 _CAPABILITY = re.compile(r"[a-z][a-z0-9-]*(\.[a-z][a-z0-9_-]*)+(@[1-9][0-9]*)?")
 _ENTRY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,80}\.wasm")
 _SOURCE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,80}\.(py|js|mjs|ts)")
@@ -67,6 +79,17 @@ class Operation:
     effect: Effect
     arguments: Mapping[str, Json]
     answer: Mapping[str, Json]
+    critical: tuple[str, ...] | None = None
+    """The arguments that say who, where, which object or how much; None where the manifest does not say which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A slash command of the module's own: `/name TEXT` runs the operation with `{"text": TEXT}`."""
+
+    name: str
+    operation: str
+    summary: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +123,14 @@ class Manifest:
     operations: tuple[Operation, ...]
     limits: Limits
     contexts: tuple[Context, ...] = ()
+    own: object = None
+    """What the kind's own table says, decoded; None for a kind that has none."""
+    commands: tuple[Command, ...] = ()
+
+    @property
+    def passive(self) -> bool:
+        """Whether it has no component: nothing of it runs."""
+        return self.entry is None and self.kind in PASSIVE
 
 
 def load_manifest(path: Path, *, known: Collection[str] = BY_ID.keys(), check_schemas: bool = True) -> Manifest:
@@ -114,7 +145,7 @@ def load_manifest(path: Path, *, known: Collection[str] = BY_ID.keys(), check_sc
     table = Table(file.name, "", _read(file))
     manifest = Manifest(
         id=table.text("id", ID, example="weather"),
-        version=table.text("version", _VERSION, example="1.0.0"),
+        version=table.text("version", VERSION, example="1.0.0"),
         kind=table.choice("kind", KINDS),
         summary=table.text("summary", example="Tells the weather"),
         entry=table.text("entry", _ENTRY, example="module.wasm") if table.has("entry") else None,
@@ -123,14 +154,19 @@ def load_manifest(path: Path, *, known: Collection[str] = BY_ID.keys(), check_sc
         operations=tuple(_operation(one, check_schemas) for one in table.tables("operation")),
         limits=_limits(table.table("limits")),
         contexts=tuple(_context(one) for one in table.tables("context")),
+        own=_own(table),
+        commands=tuple(_command(one) for one in table.tables("command")),
     )
     table.done()
     _no_twins(table, "capability", [one.name for one in manifest.capabilities])
     _no_twins(table, "operation", [one.name for one in manifest.operations])
     _no_twins(table, "context", [one.id for one in manifest.contexts])
+    _no_twins(table, "command", [one.name for one in manifest.commands])
     for context in manifest.contexts:
         _asked_for(table, context, manifest.capabilities)
-    if manifest.entry is None and manifest.kind != "agent":
+    for command in manifest.commands:
+        _runs(table, command, manifest.operations)
+    if manifest.entry is None and manifest.kind != "agent" and (manifest.kind not in PASSIVE or manifest.operations):
         raise table.bad("entry", f"is missing, and a {manifest.kind} has no other component", 'entry = "module.wasm"')
     return manifest
 
@@ -153,9 +189,15 @@ def _read(file: Path) -> dict[str, Json]:
         raise BadInput("manifest.syntax", f"{file.name}: {said}", "mend the TOML at that place") from None
 
 
+def _own(table: Table) -> object:
+    """Decode the table of the manifest's kind; another kind's is an unknown key."""
+    kind = table.choice("kind", KINDS)
+    return OWN[kind](table.table(kind)) if kind in OWN else None
+
+
 def _capability(table: Table, known: Collection[str]) -> AskedCapability:
     name = table.text("name", _CAPABILITY, example="kv.get")
-    if name not in known:
+    if name not in known and not _elsewhere(name, known):
         remedy = suggestion(name, known) or "`loket caps` lists them all"
         raise table.bad("name", f'asks for "{name}", and there is no such capability', remedy)
     asked = AskedCapability(
@@ -167,6 +209,12 @@ def _capability(table: Table, known: Collection[str]) -> AskedCapability:
     return asked
 
 
+def _elsewhere(name: str, known: Collection[str]) -> bool:
+    """Whether it may be another module's operation or a connected server's tool, which come and go."""
+    families = {one.partition(".")[0] for one in known}
+    return name.partition(".")[0] not in families and not difflib.get_close_matches(name, known, n=1, cutoff=_NEAR)
+
+
 def _operation(table: Table, check_schemas: bool) -> Operation:
     operation = Operation(
         name=table.text("name", _OPERATION, example="forecast"),
@@ -174,14 +222,41 @@ def _operation(table: Table, check_schemas: bool) -> Operation:
         effect=Effect(table.choice("effect", [effect.value for effect in Effect])),
         arguments=table.table("arguments").values() or {"type": "object"},
         answer=table.table("answer").values() or {},
+        critical=table.texts("critical", example='["to"]') if table.has("critical") else None,
     )
     table.done()
+    for name in operation.critical or ():
+        if name not in operation.arguments.get("properties", {}):
+            raise table.bad("critical", f'names "{name}", which is no argument', "name properties of its arguments")
     if operation.arguments.get("type") != "object":
         raise table.bad("arguments", "is no schema of an object", 'say type = "object"')
     if check_schemas:
         _check_schema(table, "arguments", operation.arguments)
         _check_schema(table, "answer", operation.answer)
     return operation
+
+
+def _command(table: Table) -> Command:
+    command = Command(
+        name=table.text("name", _COMMAND, example="stock"),
+        operation=table.text("operation", _OPERATION, example="lookup"),
+        summary=table.text("summary", example="what is in stock"),
+    )
+    table.done()
+    return command
+
+
+def _runs(table: Table, command: Command, operations: tuple[Operation, ...]) -> None:
+    """Raises `BadInput` for a command whose operation is not there, or takes no text."""
+    found = next((one for one in operations if one.name == command.operation), None)
+    if found is None:
+        raise table.bad("command", f"/{command.name} runs {command.operation}, which is no operation", "add it")
+    if found.arguments.get("properties", {}).get("text", {}).get("type") != "string":
+        raise table.bad(
+            "command",
+            f"/{command.name} runs {command.operation}, which takes no text",
+            'give it the argument text = { type = "string" }',
+        )
 
 
 def _context(table: Table) -> Context:

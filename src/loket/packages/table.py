@@ -69,6 +69,14 @@ class Table:
             raise self.bad(key, f"is {value}", f"choose between {low:,} and {high:,}")
         return value if whole else float(value)
 
+    def texts(self, key: str, *, example: str) -> tuple[str, ...]:
+        """Take a list of texts without twins; an empty one where the key is left out."""
+        value = self._content[key] if self.has(key) else []
+        fits = isinstance(value, list) and all(isinstance(one, str) for one in value) and len(set(value)) == len(value)
+        if not fits:
+            raise self.bad(key, f"is {_shown(value)}, and has to be a list of texts", f"for example {key} = {example}")
+        return tuple(value)
+
     def table(self, key: str) -> "Table":
         """Take a table; an empty one where the key is left out."""
         value = self._content[key] if self.has(key) else {}

@@ -28,6 +28,7 @@ from loket.contracts import (
 from loket.store.approvals import APPROVALS_MIGRATION, ApprovalRows
 from loket.store.database import open_database
 from loket.store.keys import RunKeys
+from loket.store.modules import MODULES_MIGRATION, ModuleRows
 from loket.store.plain import OUTCOME, SALT, WHO, encrypt_plain, json_bytes, row_label
 from loket.store.usage import RunUse, used_on
 
@@ -83,6 +84,7 @@ MIGRATIONS = (
     CREATE TABLE erasing (run TEXT PRIMARY KEY) STRICT;
     """,
     APPROVALS_MIGRATION,
+    MODULES_MIGRATION,
 )
 
 _INSERT_ROW = "INSERT INTO journal VALUES (?,?,?,?,?,?,?,?,?,?)"
@@ -122,6 +124,7 @@ class KernelDatabase:
         self.keys = RunKeys(path.with_name("keys.db"), secret, used, vfs)
         encrypt_plain(self._writer, self.keys)
         self.approvals = ApprovalRows(self._dicts, self._slot, self.keys)
+        self.packages = ModuleRows(self._dicts)
 
     def close(self) -> None:
         with self._reading, self._writing:
@@ -426,15 +429,6 @@ class KernelDatabase:
     def needed_digests(self) -> set[str]:
         """Digests of modules that some run of the journal needs."""
         return {d for (d,) in self._query("SELECT DISTINCT digest FROM runs WHERE digest IS NOT NULL")}
-
-    def used(self, day: str, agent: str | None) -> tuple[int, float]:
-        """Tokens and money of the runs that ended on a day (UTC, `2026-11-21`), of one agent or of all."""
-        found = self._query(
-            "SELECT coalesce(sum(tokens), 0), coalesce(sum(money), 0.0) FROM runs"
-            " WHERE ended >= unixepoch(?1) AND ended < unixepoch(?1, '+1 day') AND (?2 IS NULL OR agent = ?2)",
-            (day, agent),
-        )
-        return found[0][0], found[0][1]
 
     def used_by_runs(self, day: int) -> list[RunUse]:
         """What each run used on a day (in days since 1970), by the journal's rows of that day."""
