@@ -823,6 +823,14 @@ def test_the_commands_do_what_they_say(tmp_path: Path) -> None:
         ["mine.no-files"],
     )
     assert "mine.no-files" in loket(home, "policy", "show")
+    (listed,) = [one for one in loket(home, "policy", "list", "--json")["rules"] if one["id"] == "mine.no-files"]
+    assert (listed["file"], listed["does"]) == ("mine.cedar", "deny")
+    (line,) = [line for line in loket(home, "policy", "list").splitlines() if line.startswith("mine.no-files")]
+    assert line.split()[1:3] == [f"mine.cedar:{listed['line']}", "deny"]
+    said = loket(home, "policy", "explain", "fs.write", "path=a", "text=b", "--origin", "path=named")
+    assert [line.split() for line in said.splitlines() if line.startswith("origin of path")] == [
+        ["origin", "of", "path", "named"]
+    ]
     loket(home, "policy", "remove", "mine.cedar")
     replayed = loket(home, "policy", "replay", str(mine), "--since", "1d", "--json")
     assert replayed["changed"] == 0

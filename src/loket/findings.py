@@ -49,7 +49,7 @@ _OWN = frozenset({"brain", "kv", "fs", "llm"})
 
 
 _OWNER = Owner(identities=_OWNERS)
-_OTHERS = frozenset({"host", "sender", "client"})
+_OTHERS = frozenset({"host", "mcp", "sender", "client"})
 """Kinds of labels of what other people wrote."""
 _READ_BACK = {"fs.write": ("fs.read", "path"), "kv.set": ("kv.get", "key"), "kv.delete": ("kv.get", "key")}
 """What a call replaces, and the read that shows it."""

@@ -36,7 +36,7 @@ CONTEXT: Mapping[str, Word] = {
     "exposed": Word("Set<String>", "the labels of all that the run has seen"),
     "seen": Word(
         "Set<String>",
-        "the kinds of these and of what the arguments carry: `private`, `host`, `sender`, `confidential` ...",
+        "the kinds of these and of what the arguments carry: `private`, `host`, `mcp`, `sender`, `confidential` ...",
     ),
     "agent": Word("String", "the agent whose stores the call is about"),
     "operation": Word("String", "the operation with which the run began"),
