@@ -564,7 +564,7 @@ def test_a_quarantine_that_is_killed_is_finished_when_it_is_repeated(filled: Pat
     root = tmp_path / "home"
     shutil.copytree(filled, root, symlinks=True)
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED, str(root), step], check=False, timeout=90, capture_output=True, text=True
+        [sys.executable, "-c", KILLED, str(root), step], check=False, timeout=300, capture_output=True, text=True
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
 
@@ -605,6 +605,10 @@ def test_the_commands_show_ask_take_and_give_back(filled: Path, tmp_path: Path) 
     assert shown.index("Derived:") < shown.index("notes/copied.md") < shown.index("Exposed:") < shown.index("notes/own")
     found = loket(root, "trace", EVIL, "--json")
     assert len(found["things"]) == 6
+    assert "status" in shown
+    would = loket(root, "quarantine", EVIL, "--dry-run")
+    derived, exposed = would.index("Would set aside, derived from it:"), would.index("only exposed to it:")
+    assert derived < would.index("notes/copied.md") < exposed < would.index("notes/own")
     plan = loket(root, "quarantine", EVIL, "--derived-only", "--dry-run", "--json")
     assert (plan["dry_run"], len(plan["taken"])) == (True, 3)
     assert loket(root, "quarantine", EVIL, "--json", code=2)["error"]["code"] == "quarantine.sure"

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from loket.clockwork import approved, system_of
 from loket.config import Config, load_config
 from loket.contracts import (
     OWNER,
@@ -33,15 +35,19 @@ from loket.gate import make_gate
 from loket.home import Home, hold
 from loket.ids import new_id
 from loket.installed import Installed
+from loket.jail.choose import choose
 from loket.kernel.engine import Engine
 from loket.kernel.registry import Registry
 from loket.kernel.state import RunState
 from loket.lessons import Lessons
 from loket.limits import WallTime
+from loket.mcp import Servers
 from loket.orchestrator import PlanGuest
+from loket.packages.change import Change, What
 from loket.planning import Planning
 from loket.providers.agents import AgentsProvider
 from loket.providers.brain import BrainProvider
+from loket.providers.exec import ExecProvider, exec_settings
 from loket.providers.fs import FsProvider
 from loket.providers.kv import KvProvider
 from loket.providers.llm import LlmProvider
@@ -51,14 +57,17 @@ from loket.providers.llm_settings import EMBEDDED, LlmSettings, parse_routes
 from loket.providers.message import MessageProvider
 from loket.providers.net import NetProvider
 from loket.providers.plan import PlanProvider
+from loket.providers.schedule import ScheduleProvider
 from loket.providers.vault import FileVault
 from loket.quarantine import Quarantine
 from loket.replay import Replayer
 from loket.sandbox import WasmSandbox
+from loket.schedules import Runner, Schedules, System
 from loket.schemas import compile_check
 from loket.store.kernel import request_of
 from loket.stores import open_stores
 from loket.tracing import Tracer
+from loket.watching import Watching
 
 
 class Loket:
@@ -88,6 +97,9 @@ class Loket:
         self.brains, self.bus, self.proposals = stores.brains, stores.bus, stores.proposals
         self.delegation = Delegation(self.bus, self.message_to, now)
         self.planning = Planning(lambda agent: self.installed.module(agent)[0], compile_check, now)
+        self.schedules = Schedules(
+            stores.schedules, vault, folder=home.files, home=home.root, now=now, approved=approved(stores.database)
+        )
         self._erasable: list[Erasable] = []
         self._providers: list[Provider] = [*self._own_providers(), llm, *more_providers]
         self.registry = Registry((*STOCK, *more_capabilities), self._providers, compile_check)
@@ -101,8 +113,21 @@ class Loket:
             sandbox=self.sandbox,
             now=now,
         )
+        self.mcp = Servers(
+            stores.mcp,
+            vault,
+            self.registry,
+            compile_check,
+            folder=home.root / "mcp",
+            logs=home.logs,
+            launcher=choose,
+            note=self._noted,
+            now=now,
+        )
         self._put_gate(policy)
         self._put_behind(idle_s)
+        self.runner = Runner(self.schedules, self._clockwork(), now)
+        self.installed.watch(self._module_changed)
         self.unreadable_runs: list[str] = []
         """Unfinished runs that could not go on at the start, because nobody can read them; the others went on."""
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -114,9 +139,11 @@ class Loket:
         values, plans = KvProvider(self.brains), PlanProvider(self.planning, self.brains, self.now)
         self._files = files = FsProvider(self.home.files, self.brains, now=self.now)
         messages = MessageProvider(self.delegation, self.bus)
-        self._erasable += [self.brain, values, files, messages, plans]
+        clockwork = ScheduleProvider(self.schedules, self._stores.schedules, self.now)
+        self._erasable += [self.brain, values, files, messages, plans, clockwork]
         net, agents = NetProvider(self.vault), AgentsProvider(self.delegation)
-        return [self.brain, values, files, net, agents, messages, plans]
+        programs = ExecProvider(self.home.files, exec_settings(self.config.exec), choose)
+        return [self.brain, values, files, net, agents, messages, plans, clockwork, programs]
 
     def _put_gate(self, policy: Policy | None) -> None:
         """The counter with all that stands around it, and the engine that runs modules in front of it."""
@@ -134,6 +161,8 @@ class Loket:
         )
         self.users, self.policy, self.approvals = gate.users, gate.policy, gate.approvals
         self.leaving, self.limits, self.counter = gate.leaving, gate.limits, gate.counter
+        self.tokens = gate.tokens
+        self.watching = Watching(lambda: self.engine.unfinished().keys())
         self.engine = Engine(
             counter=gate.counter,
             journal=self.journal,
@@ -144,6 +173,7 @@ class Loket:
             now=self.now,
             workers=self.config.workers,
             on_ended=self._ended,
+            on_event=self.watching.tell,
             meter=gate.limits,
         )
         self._wall = WallTime(
@@ -175,7 +205,7 @@ class Loket:
             now=self.now,
             idle_s=idle_s,
         )
-        self.quarantine = Quarantine(self.brains, self.bus, self.home.files, self.now)
+        self.quarantine = Quarantine(self.brains, self.bus, self.home.files, self.now, self._stores.schedules)
         self.tracer = Tracer(self.journal.rows, lambda after: self.database.rows("", after=after))
         self.eraser = Eraser(
             self.database,
@@ -188,6 +218,24 @@ class Loket:
             settle=self.lessons.settle,
         )
         self.replayer = Replayer(self.counter, self.journal, self._guest, request_of)
+
+    def _clockwork(self) -> System:
+        """What schedules need of all this."""
+        return system_of(
+            self.home,
+            self.config,
+            self._stores,
+            self.engine,
+            vault=self.vault,
+            send=self.send,
+            installed=lambda: [*self.installed.names(), *self.installed.unreadable],
+            now=self.now,
+        )
+
+    def _module_changed(self, name: str, change: Change) -> None:
+        """The schedules of a removed agent go with it."""
+        if change.what is What.REMOVED:
+            self.schedules.remove_agents([name])
 
     def _guest(self, module: ModuleRef) -> Guest:
         """A module, ready to run, plans of it too."""
@@ -202,6 +250,8 @@ class Loket:
         """A run has ended and its answer was given: it is traced, and what went wrong in it becomes a lesson."""
         self.tracer.ended(run.request.id)
         self.lessons.ended(run, ending)
+        self._soon(self.installed.settle)
+        self.runner.ended(run.request.id, run.request.agent)
 
     def _leaked(self, agent: str, where: Mapping[str, str]) -> None:
         """An agent's canary was about to leave: whatever it does ends, and the journal says why, and in which call."""
@@ -210,6 +260,11 @@ class Loket:
         for run, state in self.engine.unfinished().items():
             if state.request.agent == agent:
                 self._soon(self.engine.stop, run, f"the canary of {agent} was about to leave")
+
+    def _noted(self, what: str, said: Mapping[str, Json]) -> None:
+        """Journal what happened outside any run, and was nobody's decision."""
+        facts = {"what": what, "severity": "warning", "principal": "host:loket"}
+        self.journal.append("", 0, RowKind.NOTE, facts, json.dumps(said, sort_keys=True, separators=(",", ":")))
 
     def _soon(self, work: Callable[..., object], *args: object) -> None:
         """Do something on the event loop, from any thread; nothing where it has ended."""
@@ -223,7 +278,8 @@ class Loket:
         self._loop = asyncio.get_running_loop()
         for provider in self._providers:
             await provider.start()
-        await asyncio.to_thread(self.installed.read)
+        await self.installed.start()
+        await self.mcp.start()
         if resume:
             with contextlib.suppress(LoketError):  # kept in `unfinished_erasure`, and tried again
                 await asyncio.to_thread(self.eraser.resume)
@@ -247,6 +303,7 @@ class Loket:
         await self._wall.close()
         await self.lessons.close()
         await self.engine.close()
+        await self.mcp.close()
         await asyncio.to_thread(self.tracer.close)
         for provider in reversed(self._providers):
             await provider.close()

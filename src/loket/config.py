@@ -75,7 +75,8 @@ class Config:
     """The decoded settings.
 
     `models` is the table of that name, read by the model provider; `retention` says by agent (`*`: all others) after
-    how many days what was said is erased. `redaction` and `confidential` are read by those who carry them out.
+    how many days what was said is erased. `redaction`, `confidential` and `exec` are read by those who carry
+    them out.
     """
 
     port: int = DEFAULT_PORT
@@ -93,6 +94,7 @@ class Config:
     retention: Mapping[str, int] = field(default_factory=dict)
     redaction: Mapping[str, Any] = field(default_factory=dict)
     confidential: Mapping[str, Any] = field(default_factory=dict)
+    exec: Mapping[str, Any] = field(default_factory=dict)
     bounds: Mapping[str, float] = field(default_factory=dict)
     """What `[limits]` bounds for all together beside tokens and money, by setting."""
     bounds_of: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
@@ -115,7 +117,7 @@ def load_config(path: Path) -> Config:
         if section == "models":
             values["models"] = _table(content, section)
             continue
-        if section in ("redaction", "confidential"):
+        if section in ("redaction", "confidential", "exec"):
             values[section] = _table(content, section)
             continue
         if section == "retention":

@@ -1,6 +1,7 @@
 """The home of a running system: where its files are, who holds it, and its settings.
 
-`kernel.db`, `bus.db`, `packages/<id>/<version>/`, `modules/<digest>.wasm`, `brains/<agent>.db`, `models/`, `cache/`,
+`kernel.db`, `bus.db`, `schedules.db`,
+`packages/<id>/<version>/`, `modules/<digest>.wasm`, `brains/<agent>.db`, `models/`, `cache/`,
 `vault/`, `config.toml`, `logs/`; `token` and `server.json` let the owner's commands speak to the running server.
 """
 
@@ -39,6 +40,10 @@ class Home:
     @property
     def proposals(self) -> Path:
         return self.root / "proposals.db"
+
+    @property
+    def schedules(self) -> Path:
+        return self.root / "schedules.db"
 
     @property
     def packages(self) -> Path:

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from loket.a2a import a2a_door
 from loket.app import Loket, running
 from loket.contracts import BadInput, Failed, LoketError, Provider
 from loket.durable import write_private
@@ -21,6 +22,8 @@ from loket.gateway.sessions import Sessions, Tokens
 from loket.home import Home, hold
 from loket.operations import Operations
 from loket.operations.audit import auditor_of
+from loket.operations.pending import arrived_at, dropbox_of
+from loket.resting import drain
 from loket.retention import Retention
 from loket.schemas import compile_check
 from loket.store.accounts import Accounts as AccountDatabase
@@ -47,7 +50,7 @@ async def serve(home: Home, port: int, say: Callable[[str], None]) -> None:
         port = listener.getsockname()[1]
         say(f"Loket starts on http://127.0.0.1:{port} (home {home.root}) ...")
         async with running(home, idle_s=IDLE_S) as system, api_of(home) as api:
-            gateway = Gateway(Operations(system).perform, home.secret(home.token), lambda: True, api)
+            gateway = Gateway(Operations(system).perform, home.secret(home.token), lambda: True, api, (a2a_door,))
             server = make_server(gateway, port)
             loop = asyncio.get_running_loop()
             for name in (signal.SIGINT, signal.SIGTERM):
@@ -55,10 +58,7 @@ async def serve(home: Home, port: int, say: Callable[[str], None]) -> None:
             code = await api.accounts.setup_code()
             listener.listen(_BACKLOG)  # whoever reads where it listens may connect at once
             write_private(home.server, json.dumps({"port": port, "pid": os.getpid()}).encode())
-            warming = asyncio.create_task(_warm(system.llm))
-            retention = Retention(system.database, system.eraser, system.config.retention, system.now)
-            retaining = asyncio.create_task(retention.keep(failed=say))
-            auditing = asyncio.create_task(auditor_of(system).keep(failed=say))
+            beside = _beside(system, say)
             try:
                 say(f'Loket is ready: http://127.0.0.1:{port}\n  try: loket ask main "Hello"   (stop: Ctrl-C)')
                 if code is not None:
@@ -68,11 +68,27 @@ async def serve(home: Home, port: int, say: Callable[[str], None]) -> None:
                 await server.serve(sockets=[listener])
             finally:
                 home.server.unlink(missing_ok=True)
-                warming.cancel()
-                retaining.cancel()
-                auditing.cancel()
-                await system.engine.drain()
+                for task in beside:
+                    task.cancel()
+                await asyncio.gather(*beside, return_exceptions=True)  # before what they send to is drained
+                await drain(system.engine)
     say("Loket has stopped.")
+
+
+def _beside(system: Loket, say: Callable[[str], None]) -> list[asyncio.Task[None]]:
+    """What a server does beside answering: models and servers are warmed up, and whatever comes due is done."""
+    retention = Retention(system.database, system.eraser, system.config.retention, system.now)
+    return [
+        asyncio.create_task(work)
+        for work in (
+            _warm(system.llm),
+            system.mcp.warm(),
+            system.runner.keep(failed=say),
+            retention.keep(failed=say),
+            auditor_of(system).keep(failed=say),
+            dropbox_of(system).keep(arrived_at(system, say), failed=say),
+        )
+    ]
 
 
 @contextlib.asynccontextmanager

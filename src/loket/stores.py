@@ -15,7 +15,9 @@ from loket.providers.vault import FileVault
 from loket.store.agents import AgentDatabases
 from loket.store.bus import Bus
 from loket.store.kernel import KernelDatabase
+from loket.store.mcp import McpTable
 from loket.store.proposals import Proposals
+from loket.store.schedules import ScheduleStore
 from loket.store.users import UserTable
 
 AGENT_MIGRATIONS = (
@@ -40,10 +42,12 @@ class Stores:
     bus: Bus
     proposals: Proposals
     users: UserTable
+    mcp: McpTable
+    schedules: ScheduleStore
 
     def close(self) -> None:
         """Close every file; the kernel's last, as what the others close may still be written there."""
-        for store in (self.brains, self.bus, self.proposals, self.users, self.database):
+        for store in (self.brains, self.bus, self.proposals, self.users, self.schedules, self.mcp, self.database):
             store.close()
 
 
@@ -72,4 +76,6 @@ def open_stores(home: Home, config: Config, vault: FileVault, now: Callable[[], 
         bus=Bus(home.bus, now, vfs),
         proposals=Proposals(home.proposals, vfs),
         users=UserTable(home.users, vfs),
+        mcp=McpTable(home.root / "mcp.db", vfs),
+        schedules=ScheduleStore(home.schedules, vfs),
     )

@@ -75,6 +75,7 @@ from loket.contracts.run import (
     Verdict,
     join_labels,
 )
+from loket.contracts.scanner import Alarm, Scannable, Scanner
 
 __all__ = [
     "NO_DATA",
@@ -83,6 +84,7 @@ __all__ = [
     "TYPES",
     "WITHDRAW",
     "AgentStore",
+    "Alarm",
     "Answer",
     "Approvals",
     "ArgType",
@@ -139,6 +141,8 @@ __all__ = [
     "RunStatus",
     "RunView",
     "Sandbox",
+    "Scannable",
+    "Scanner",
     "Secrets",
     "Segment",
     "Send",

@@ -7,7 +7,10 @@ changes becomes a new version beside the old one (`brain.search@2`); nothing is 
 from collections.abc import Mapping
 
 from loket.contracts.capability import Capability, Constraint, Effect, OnUncertain
+from loket.contracts.catalogue_channel import CHANNELS
+from loket.contracts.catalogue_exec import EXEC
 from loket.contracts.catalogue_plan import PLANS
+from loket.contracts.catalogue_schedule import SCHEDULES
 from loket.contracts.catalogue_tools import TOOLS
 from loket.contracts.records import ArgType, Data, Rows
 from loket.contracts.shapes import Schema, closed, words
@@ -382,6 +385,9 @@ STOCK: tuple[Capability, ...] = (
     ),
     *TOOLS,
     *PLANS,
+    *SCHEDULES,
+    *EXEC,
+    *CHANNELS,
 )
 
 BY_ID: Mapping[str, Capability] = {capability.id: capability for capability in STOCK}

@@ -67,6 +67,8 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         ],
         "responses": _responses(endpoint),
     }
+    if endpoint.raw:
+        described["requestBody"] = {"required": False, "content": {"*/*": {"schema": {}}}}
     if endpoint.body is not None:
         content = {"application/json": {"schema": endpoint.body}}
         described["requestBody"] = {"required": not endpoint.loose, "content": content}
@@ -94,6 +96,7 @@ def errors_of(endpoint: Endpoint) -> list[int]:
     """The statuses of all errors that an endpoint may answer with."""
     signed = () if endpoint.access is Access.OPEN else (401,)
     sent = () if endpoint.body is None else (413,) if endpoint.loose else (413, 415)
+    sent = (413,) if endpoint.raw else sent
     return sorted({*_ALWAYS, *signed, *sent, *endpoint.errors} - endpoint.answers.keys())
 
 
