@@ -1,7 +1,14 @@
-"""Guests for tests: built once and kept under `build/guests`, by the digest of all that they are made of."""
+"""Guests for tests: built and compiled once for each checkout, kept by the digest of all that they are made of.
 
+Several processes may ask for the same one at once: whoever comes first makes it, the others wait.
+"""
+
+import contextlib
+import fcntl
+import functools
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -9,6 +16,7 @@ from typing import Any
 
 from loket.contracts import LoketError, Refusal
 from loket.packages.build import build
+from loket.sandbox import WasmSandbox
 
 ROOT = Path(__file__).parents[1]
 GUESTS = ROOT / "tests" / "guests"
@@ -22,11 +30,69 @@ NOW = 1_795_000_000.5
 
 def built_guest(name: str) -> Path:
     """Return the component of a guest in `tests/guests`, or of the stock agent (`main`), built where needed."""
-    source = ROOT / "guests" / "main" if name == "main" else GUESTS / name
-    made = BUILT / f"{name}-{_digest(source)[:16]}.wasm"
-    if not made.is_file():
-        build(source, made)
-    return made
+    return stock_agent() if name == "main" else built(GUESTS / name)
+
+
+@functools.cache
+def built(source: Path, make: Callable[[Path, Path], object] = build) -> Path:
+    """Return the component of a module's folder, built and compiled where needed; `make(source, component)` builds."""
+    made = BUILT / f"{source.name}-{_digest(source)[:16]}.wasm"
+    with alone(made):
+        if not made.is_file():
+            make(source, made.with_suffix(".new"))
+            made.with_suffix(".new").replace(made)
+    return compiled(made)
+
+
+@functools.cache
+def stock_agent() -> Path:
+    """Return the stock agent's component, as it comes with the package."""
+    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    hook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    with alone(BUILT / "main.wasm"):
+        made = hook.make_stock_agent(ROOT) / "module.wasm"
+    return compiled(made)
+
+
+@functools.cache
+def compiled(wasm: Path) -> Path:
+    """Return the component, once its compiled code is in `COMPILED`: else each process that loads it compiles it."""
+    digest = digest_of(wasm)
+    with alone(BUILT / f"compiled-{digest[:16]}"):
+        sandbox = WasmSandbox(COMPILED)
+        try:
+            sandbox.load(wasm, digest)
+        finally:
+            sandbox.close()
+    return wasm
+
+
+def share_compiled(folder: Path) -> None:
+    """Let a home, or the place of several, use the compiled code that all tests share, the stock agent's among it."""
+    stock_agent()
+    (folder / "cache").symlink_to(COMPILED, target_is_directory=True)
+
+
+def own_compiled(folder: Path) -> None:
+    """Give a home compiled code that no other test adds to: the stock agent's, in a folder beside the home."""
+    own = folder.with_name(f"{folder.name}-compiled")
+    own.mkdir(mode=0o700)
+    for path in COMPILED.glob(f"{digest_of(stock_agent())[:32]}-*"):
+        (own / path.name).hardlink_to(path)
+    (folder / "cache").unlink(missing_ok=True)
+    (folder / "cache").symlink_to(own, target_is_directory=True)
+
+
+@contextlib.contextmanager
+def alone(made: Path) -> Iterator[None]:
+    """Keep other processes away from what is made here; the lock goes with the process that has it."""
+    made.parent.mkdir(parents=True, exist_ok=True)
+    with made.with_suffix(".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def digest_of(wasm: Path) -> str:

@@ -3,21 +3,23 @@
 import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from guests_fixture import COMPILED
+from guests_fixture import share_compiled
 
-WAIT_S = 90.0
-"""Bound on a server's start; compiling a guest for the first time is part of it."""
+WAIT_S = 300.0
+"""Bound on a server's start and on a command; compiling a guest for the first time is part of either."""
 
 
 def environment(home: Path, columns: int = 200) -> dict[str, str]:
@@ -27,8 +29,7 @@ def environment(home: Path, columns: int = 200) -> dict[str, str]:
 def prepare(home: Path, model_url: str | None = None) -> Path:
     """A home with a shared cache of compiled code, and a model at a URL (no model without one)."""
     home.mkdir(mode=0o700)
-    COMPILED.mkdir(parents=True, exist_ok=True)
-    (home / "cache").symlink_to(COMPILED, target_is_directory=True)
+    share_compiled(home)
     route = f'[models.routes.test]\nbase_url = "{model_url}"\nmodel = "test-model"\nretries = 0\n' if model_url else ""
     chain = '["test"]' if model_url else "[]"
     (home / "config.toml").write_text(f"[models]\nchain = {chain}\n{route}")
@@ -64,7 +65,7 @@ class Server:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=WAIT_S)
 
     def request(self, path: str, body: Any = None, **headers: str) -> tuple[int, str]:
         """One request with the home's token; status and body."""
@@ -81,9 +82,12 @@ class Server:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, below those that the system gives to connections: nothing takes it meanwhile."""
+    while True:
+        port = 10_000 + secrets.randbelow(20_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def start(home: Path) -> Server:
@@ -128,3 +132,28 @@ def serving(home: Path) -> Iterator[Server]:
             server.kill()
         if server.process.stdout is not None:
             server.process.stdout.close()
+
+
+@contextlib.contextmanager
+def talking(server: Server, agent: str, text: Callable[[int], str]) -> Iterator[list[str]]:
+    """Messages to an agent, each when the one before it is answered, as long as the context lasts; how they ended.
+
+    The `n`th of them, from 0, is `text(n)`.
+    """
+    ends: list[str] = []
+    stop = threading.Event()
+    headers = {"Content_Type": "application/json", "Accept": "text/event-stream"}
+
+    def talk() -> None:
+        while not stop.is_set():
+            body = {"text": text(len(ends)), "conversation": "talk"}
+            answer = server.request(f"/v1/agents/{agent}/messages", body, **headers)
+            ends.append(json.loads(answer[1].rpartition("data: ")[2]).get("status", answer[1]))
+
+    thread = threading.Thread(target=talk, name="talk")
+    thread.start()
+    try:
+        yield ends
+    finally:
+        stop.set()
+        thread.join()

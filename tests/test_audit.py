@@ -842,7 +842,7 @@ def test_the_commands_do_it_with_a_server_and_without_and_offline(root: Path, tm
     out, file = tmp_path / "usb.checkpoint", tmp_path / "audit.jsonl"
     loket(root, "audit", "checkpoint", "--out", str(out))
     with serving(root):
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         kept = root / "audit" / "checkpoints"
         today = dt.datetime.now(dt.UTC).date().isoformat()
         while not list(kept.glob(f"{today}T*")) and time.monotonic() < until:

@@ -10,21 +10,30 @@ from typing import Any
 
 import pytest
 
-from guests_fixture import COMPILED
+from guests_fixture import share_compiled
 from loket.bench import BENCHMARKS, Benchmark, Peer, Place, Row, chosen, machine, measure, words, working_place
 from loket.bench.rows import figures
 from loket.contracts import BadInput
 
 FIELDS = {"name", "unit", "p50", "p99", "n", "target", "command", "met", "peers"}
-SMALL = {"counter-call": 100, "turns": 3, "turn": 2, "ask": 1, "suspended": 3}
+SMALL = {
+    "hot-load": 5,
+    "many-modules": 5,
+    "counter-call": 100,
+    "turns": 3,
+    "turn": 2,
+    "ask": 1,
+    "start": 2,
+    "start-memory": 2,
+    "suspended": 3,
+}
 
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
     """Homes that use the compiled code which other tests keep."""
-    COMPILED.mkdir(parents=True, exist_ok=True)
     with working_place() as made:
-        (made.root / "cache").symlink_to(COMPILED, target_is_directory=True)
+        share_compiled(made.root)
         yield made
 
 
@@ -55,6 +64,7 @@ def test_the_rows_are_those_of_the_specification() -> None:
         "counter-call": ("microseconds", 100, False),
         "policy-decision": ("microseconds", 50, False),
         "fresh-sandbox": ("ms", 3, False),
+        "sandbox-launch": ("ms", 60, False),
         "js-sandbox": ("ms", 1, False),
         "turns": ("turns/s", 200, True),
         "turn": ("ms", 15, False),
@@ -64,6 +74,8 @@ def test_the_rows_are_those_of_the_specification() -> None:
         "start": ("s", 1.5, False),
         "start-memory": ("MB", 150, False),
         "many-agents": ("ms", 20, False),
+        "hot-load": ("ms", 50, False),
+        "many-modules": ("s", 3, False),
         "suspended": ("MB", 300, False),
         "brain-search-1k": ("ms", 1, False),
         "brain-search-100k": ("ms", 15, False),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from guests_fixture import COMPILED
+from guests_fixture import share_compiled
 from loket.bench import Place, working_place
 from loket.bench.security import ROWS, SLOW, SecurityReport, SecurityRow, _counted
 from loket.bench.security_dojo import DefaultGate, OpenGate, Share, casual, percent
@@ -98,9 +98,8 @@ def test_planted_records_win_against_a_careless_gate_and_not_against_ours() -> N
 @pytest.fixture
 def place() -> Iterator[Place]:
     """Homes that use the compiled code which other tests keep."""
-    COMPILED.mkdir(parents=True, exist_ok=True)
     with working_place() as made:
-        (made.root / "cache").symlink_to(COMPILED, target_is_directory=True)
+        share_compiled(made.root)
         yield made
 
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import pytest
 
-from guests_fixture import BUILT, ROOT, _digest
-from live import Server, loket, prepare, serving
+from guests_fixture import ROOT, built
+from live import Server, loket, prepare, serving, talking
 from loket.testing.model_server import ModelServer, Reply, Request
 from test_backup import with_cache
 from test_erasure import hits
@@ -86,18 +86,16 @@ def about(request: Request) -> Reply:
     return Reply(f"It is about the {found[-1]}." if found else "About nothing.")
 
 
-def built(name: str, folder: Path) -> Path:
+def copy_of(name: str, folder: Path) -> Path:
     """A copy of an example with its component, which `loket build` makes once for each state of its sources."""
-    source = ROOT / "examples" / name
-    made = BUILT / f"{name}-{_digest(source)[:16]}.wasm"
-    copy = folder / name
+    source, copy = ROOT / "examples" / name, folder / name
     shutil.copytree(source, copy, ignore=shutil.ignore_patterns("*.wasm"))
-    if not made.is_file():
+
+    def make(_source: Path, made: Path) -> None:
         loket(folder, "build", str(copy))
-        made.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(copy / "module.wasm", made.with_suffix(".new"))
-        made.with_suffix(".new").replace(made)
-    shutil.copy(made, copy / "module.wasm")
+        shutil.move(copy / "module.wasm", made)
+
+    shutil.copy(built(source, make), copy / "module.wasm")
     return copy
 
 
@@ -131,7 +129,7 @@ class Scouted:
 
     def note(self) -> str:
         """What the listener has heard, once it has answered all that was sent to it."""
-        until = time.monotonic() + 20
+        until = time.monotonic() + 120
         while time.monotonic() < until:
             runs = loket(self.home, "runs", "list", "--json")["runs"]
             mine = [run for run in runs if run["agent"] == self.listener and run["parent"]]
@@ -152,7 +150,7 @@ def scouted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         (home / "policies").mkdir(mode=0o700)
         (home / "policies" / "scouts.cedar").write_text(_SCOUTS)
         with ThreadPoolExecutor() as pool:
-            modules = list(pool.map(lambda name: built(name, folder), (agent, listener)))
+            modules = list(pool.map(lambda name: copy_of(name, folder), (agent, listener)))
         for module in modules:
             loket(home, "install", str(module), "--yes")
         with serving(home) as server:
@@ -210,27 +208,6 @@ def test_another_agent_is_asked_and_a_third_one_hears_of_it(scouted: Scouted) ->
     assert scouted.heard == f"{scouted.agent} on scout/report: {scouted.first['answer']}"
 
 
-@contextmanager
-def talking(server: Server, agent: str, text: str) -> Iterator[list[str]]:
-    """Messages to an agent, each when the one before it is answered, as long as the context lasts; how they ended."""
-    ends: list[str] = []
-    stop = threading.Event()
-    headers = {"Content_Type": "application/json", "Accept": "text/event-stream"}
-
-    def talk() -> None:
-        while not stop.is_set():
-            answer = server.request(f"/v1/agents/{agent}/messages", {"text": text, "conversation": "talk"}, **headers)
-            ends.append(json.loads(answer[1].rpartition("data: ")[2]).get("status", answer[1]))
-
-    thread = threading.Thread(target=talk, name="talk")
-    thread.start()
-    try:
-        yield ends
-    finally:
-        stop.set()
-        thread.join()
-
-
 @dataclass
 class Erased:
     """A home whose first and third run were erased, and what is left of them.
@@ -262,8 +239,8 @@ def erased(scouted: Scouted) -> Erased:
     words = [scouted.open.words[0], scouted.open.words[2], scouted.shut.words[0]]
     before = anywhere(home, words)
     runs = ["--run", scouted.first["run"], "--run", scouted.third["run"]]
-    with talking(scouted.server, scouted.listener, f"look at http://{scouted.open.host}/") as sent:
-        with talking(scouted.server, "main", "Good morning") as greeted:
+    with talking(scouted.server, scouted.listener, lambda _n: f"look at http://{scouted.open.host}/") as sent:
+        with talking(scouted.server, "main", lambda _n: "Good morning") as greeted:
             loket(home, "backup", str(old))
         done = loket(home, "erase", *runs, "--yes", "--json")
     left = anywhere(home, words)

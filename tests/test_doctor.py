@@ -10,6 +10,7 @@ from typing import Any
 import apsw
 import pytest
 
+from guests_fixture import own_compiled
 from live import free_port, loket, prepare, serving
 from loket.backup.manifest import MARK
 from loket.doctor import all_sound, examine
@@ -25,6 +26,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A sound home with a talk, a memory and a secret."""
     with ModelServer(lambda _request: Reply("Hello")) as model:
         home = prepare(tmp_path_factory.mktemp("doctor") / "home", model.url)
+        own_compiled(home)
         loket(home, "ask", "main", "My sister's name is Ana")
         loket(home, "vault", "put", "weather", stdin="sk-very-secret")
         home.chmod(0o700)

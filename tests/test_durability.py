@@ -11,7 +11,7 @@ import apsw
 import pytest
 from typer.testing import CliRunner
 
-from guests_fixture import COMPILED
+from guests_fixture import share_compiled
 from loket.app import running
 from loket.bench import CAMPAIGN, Place, working_place
 from loket.bench.durability import Outcome, campaign
@@ -27,8 +27,7 @@ SEED = 20_261_121
 
 def place_with_cache(root: Path) -> Place:
     """A place that uses the compiled code which other tests keep."""
-    COMPILED.mkdir(parents=True, exist_ok=True)
-    (root / "cache").symlink_to(COMPILED, target_is_directory=True)
+    share_compiled(root)
     return Place(root)
 
 

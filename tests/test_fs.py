@@ -261,7 +261,7 @@ def test_swapping_a_directory_for_a_link_wins_nothing(fs: Agent, root: Path, out
 
     thread = threading.Thread(target=swap)
     thread.start()
-    assert swapped.wait(10)
+    assert swapped.wait(60)
     seen = dict.fromkeys(("read", "fs.link", "fs.missing"), 0)
     until = time.monotonic() + 1.5
     while time.monotonic() < until:
