@@ -108,7 +108,7 @@ def _digest(source: Path) -> str:
 
 
 def _files(source: Path) -> Iterator[Path]:
-    python = (source / "agent.py").is_file()
+    python = any(source.glob("*.py"))
     for folder in (source, ROOT / "guests" / ("python" if python else "javascript"), ROOT / "wit"):
         found = sorted(folder.rglob("*"))
         yield from (one for one in found if one.is_file() and _is_source(one.relative_to(folder)))

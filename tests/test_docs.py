@@ -100,7 +100,7 @@ def test_every_key_of_the_manifest_is_documented() -> None:
     """`loket.toml` has no key that the page does not list."""
     page = _page("docs/write-an-agent.md")
     keys = {f"| `{field.name}` |" for kind in (Manifest, AskedCapability, Operation, Context) for field in fields(kind)}
-    keys -= {"| `capabilities` |", "| `operations` |", "| `contexts` |", "| `limits` |"}
+    keys -= {"| `capabilities` |", "| `operations` |", "| `contexts` |", "| `limits` |", "| `own` |"}
     assert not [
         key
         for key in sorted(keys | {"`[[capability]]`", "`[[operation]]`", "`[[context]]`", "`[limits]`"})

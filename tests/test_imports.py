@@ -42,17 +42,20 @@ RULES = {
     ),
     "policy_replay": _rule("decides what the journal says again, under other rules", "contracts kernel store"),
     "roles": _rule("who somebody is, for the policy", "contracts policy store"),
+    "jail": _rule("how a program of this machine is confined, without any library", "contracts"),
     "sandbox": _rule("the one place where the engine can be exchanged", "contracts", "wasmtime"),
     "store": _rule(
         "the one place where files of databases are opened, and encrypted", "contracts durable", "apsw cryptography"
     ),
     "audit": _rule(
         "signs what the journal is, and proves it to whoever has nothing but a public key",
-        "contracts durable kernel periodic store",
+        "chain contracts durable kernel periodic store",
         "cryptography",
     ),
+    "children": _rule("runs that wait for other runs: their time, their share, their end", "contracts kernel store"),
     "delegation": _rule(
-        "agents that work for each other, over engine, database and grants; wired by app", "contracts ids kernel store"
+        "agents that work for each other, over engine, database and grants; wired by app",
+        "children contracts ids kernel store",
     ),
     "approvals": _rule(
         "asks the owner, and keeps what was asked and said", "approval_words contracts ids kernel store"
@@ -61,16 +64,25 @@ RULES = {
     "orchestrator": _rule("plans as data: whatever they rest on is handed to them", "contracts"),
     "planning": _rule(
         "plans over engine, database, grants and policy; wired by app",
-        "contracts delegation ids kernel orchestrator store",
+        "children contracts ids kernel orchestrator store",
+    ),
+    "schedules": _rule(
+        "when what comes due, and performing it through what is handed to them; backups are verified as they are made",
+        "backup contracts store",
+        "croniter",
+    ),
+    "clockwork": _rule(
+        "what schedules need of a running system: wired by app",
+        "backup config contracts home ids kernel providers schedules store stores",
     ),
     "limits": _rule("rates, sums and loops, in front of the kernel's own bounds", "config contracts kernel store"),
     "backup": _rule(
         "copies what every other part keeps, and knows how each of them must be copied",
-        "__init__ contracts durable home kernel providers store",
+        "__init__ chain contracts durable home kernel providers store",
     ),
     "doctor": _rule(
         "looks at every part from outside, also where a part does not start",
-        "__init__ backup config contracts home kernel packages providers store",
+        "__init__ backup chain config contracts home jail kernel packages providers store",
         "apsw",
     ),
     "erasure": _rule("destroys what was said in journal and stores", "contracts erasure_links kernel store"),
@@ -87,21 +99,23 @@ RULES = {
         "apsw cryptography httpx2 keyring openai xllamacpp",
     ),
     "packages": _rule(
-        "reading a package runs nothing of it; a manifest's JSON Schemas are checked where they are read",
+        "reading a package runs nothing of it; a manifest's JSON Schemas are checked where they are read, and a pack's"
+        " signature too",
         "contracts",
-        "jsonschema_rs",
+        "cryptography jsonschema_rs",
     ),
     "gateway": _rule(
         "the only door in: it knows operations by name", "contracts kernel policy", "argon2 h11 starlette uvicorn"
     ),
     "testing": _rule(
         "fakes and suites for whoever writes a provider or a guest; the disk that loses power is a VFS of SQLite",
-        "contracts kernel policy replay sandbox schemas store tokens",
+        "chain contracts kernel policy replay sandbox schemas store tokens",
         "apsw",
     ),
     "cli": _rule(
         "words and tables around operations; nothing is decided here",
-        "__init__ contracts app audit backup doctor gateway operations home config packages server bench evaluation",
+        "__init__ contracts app audit backup doctor gateway operations home config packages resting server bench"
+        " evaluation",
         "typer rich",
     ),
     "durable": _rule("files that are on the disk, and wiped: the steps of that in one place, without any library"),
@@ -116,9 +130,21 @@ RULES = {
         "app contracts ids packages schemas",
     ),
     "installed": _rule(
-        "what is installed, from which bytes and with which grants", "contracts home kernel packages sandbox store"
+        "what is installed, from which bytes and with which grants",
+        "contracts home kernel narrowing packages sandbox store",
     ),
-    "replay": _rule("runs modules again on their journal, and compares", "contracts kernel"),
+    "narrowing": _rule("what a grant may narrow, checked where somebody says it", "contracts"),
+    "pin": _rule("the kernel's digests and signatures, by the standard library alone"),
+    "watching": _rule("hands on what happens in runs; nothing is kept of it"),
+    "resting": _rule("waits for runs, for whoever closes a system", "contracts kernel"),
+    "chain": _rule("compares the journal with its hashes, apart from the code that writes them", "contracts kernel"),
+    "publishers": _rule("whose keys the owner trusts, and keys of the owner's own", "contracts kernel packages store"),
+    "offers": _rule(
+        "what can be installed, and by which word of the owner's",
+        "contracts home installed kernel packages publishers",
+    ),
+    "dropbox": _rule("a folder in which packages wait for the owner's word", "contracts packages"),
+    "replay": _rule("runs modules again on their journal, and compares", "chain contracts kernel"),
     "labelling": _rule("where values come from, by reference and by exact match", "contracts"),
     "marking": _rule("labels that an answer's place or words earn", "confidential contracts filter labelling"),
     "confidential": _rule("what the owner's settings keep on this machine", "contracts"),
@@ -131,11 +157,17 @@ RULES = {
     "redaction": _rule(
         "what must not leave is taken out of everything that leaves", "contracts", "phonenumbers stdnum"
     ),
+    "mcp": _rule(
+        "servers whose tools are capabilities; addresses are checked as those of `net` are",
+        "contracts filter providers store",
+        "anyio httpx2 mcp mcp_types pydantic",
+    ),
     "filter": _rule("reads texts and nothing else; the weights come with it", "contracts"),
     "app": _rule(
         "the composition root: the one file that knows everyone",
-        "contracts config delegation erasure gate home ids installed kernel lessons limits orchestrator packages"
-        " planning policy providers quarantine replay sandbox schemas store stores tracing",
+        "clockwork contracts config delegation erasure gate home ids installed jail kernel lessons limits mcp"
+        " orchestrator packages planning policy providers quarantine replay sandbox schedules schemas store"
+        " stores tracing watching",
     ),
     "gate": _rule(
         "what stands around the counter, put together; nothing else rests on it",
@@ -144,7 +176,7 @@ RULES = {
     ),
     "stores": _rule("the files of a home, opened and closed together", "config home kernel providers store"),
     "ledger": _rule(
-        "compares the lists that commands read with the journal that proves them", "contracts kernel store"
+        "compares the lists that commands read with the journal that proves them", "chain contracts kernel store"
     ),
     "models": _rule(
         "choosing models is settings, discovery and the running provider together",
@@ -153,12 +185,13 @@ RULES = {
     ),
     "operations": _rule(
         "what an owner can do, for every door",
-        "__init__ app approvals audit backup contracts doctor erasure ids installed ledger models packages poison"
-        " policy policy_replay quarantine tracing sandbox_run",
+        "__init__ app approvals audit backup children contracts doctor dropbox erasure ids installed ledger"
+        " mcp models offers packages poison policy policy_replay publishers quarantine schedules store"
+        " tracing sandbox_run",
     ),
     "server": _rule(
         "the composition of what `loket up` starts: a system, its operations, and the gateway in front of them",
-        "app contracts durable gateway home operations retention schemas store",
+        "a2a app contracts durable gateway home operations resting retention schemas store",
     ),
     "poison": _rule("what derives from a source, and what was exposed to it", "contracts kernel store"),
     "quarantine": _rule(
@@ -171,12 +204,18 @@ RULES = {
         "__init__ contracts ids",
         "opentelemetry",
     ),
+    "a2a": _rule(
+        "one more protocol behind the gateway's checks, over its official SDK, imported at first use",
+        "contracts gateway",
+        "a2a starlette",
+    ),
     "documents": _rule("documents that are derived from code", "config contracts"),
     "evaluation": _rule("measures the brain as it is, without a kernel around it", "contracts providers store"),
     "bench": _rule(
         "measures every part as it is, and plain SQLite and tools of the usual kinds beside it",
         "__init__ app approvals config contracts delegation filter findings gateway home ids installed kernel labelling"
-        " operations orchestrator packages planning policy provenance providers sandbox schemas tokens store testing",
+        " jail operations orchestrator packages planning policy provenance providers sandbox schemas tokens store"
+        " testing",
         "agentdojo apsw httpx2 mcp",
     ),
 }
@@ -187,7 +226,9 @@ FAMILIES = {
     "message": _rule("delivery and topics go through protocols"),
     "fs": _rule("an agent's own folder, and rows about it on the connection that the store owns", libraries="apsw"),
     "net": _rule("the network through one client, imported at the first request", libraries="httpx2"),
+    "exec": _rule("programs of this machine through a launcher that it is handed"),
     "kv": _rule("values live beside the brain, on the same connection", libraries="apsw"),
+    "schedule": _rule("the table goes through a protocol; sleeping needs a clock and nothing else"),
     "plan": _rule("saved plans live beside the brain; running them goes through a protocol", libraries="apsw"),
     "llm": _rule(
         "endpoints through the client (and the errors of its transport), the embedded model in a worker",
@@ -353,7 +394,7 @@ def test_the_contracts_are_imported_by_their_public_face() -> None:
     assert not [str(found) for found in inside if set(found.name.split(".")[2:3]) & private]
 
 
-_CATALOGUE = ("catalogue", "catalogue_plan", "catalogue_tools", "shapes")
+_CATALOGUE = ("catalogue", "catalogue_exec", "catalogue_plan", "catalogue_schedule", "catalogue_tools", "shapes")
 """The catalogue's own files: data, not part of the public face."""
 
 

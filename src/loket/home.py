@@ -42,6 +42,10 @@ class Home:
         return self.root / "proposals.db"
 
     @property
+    def channels(self) -> Path:
+        return self.root / "channels.db"
+
+    @property
     def schedules(self) -> Path:
         return self.root / "schedules.db"
 

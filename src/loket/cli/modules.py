@@ -47,6 +47,23 @@ def new_agent(
         show.say(f"Made {folder}. Next: {' && '.join(filter(None, (command(*step) for step in steps)))}")
 
 
+@_new.command("channel", epilog="Example: loket new channel office-chat && loket build office-chat")
+def new_channel(
+    name: Annotated[str, typer.Argument(help="The channel's id: small letters, digits, hyphens.")],
+    directory: Annotated[Path, typer.Option(help="Where the folder is made.")] = Path(),
+    json_: show.JsonFlag = False,
+) -> None:
+    """Make a folder with a small channel that can be built as it is."""
+    from loket.packages.scaffold import new_channel as make
+
+    folder = make(name, directory)
+    if json_:
+        show.as_json({"channel": name, "folder": str(folder)})
+    else:
+        steps = (("build", str(folder)), ("install", str(folder)), ("channels", "add", name))
+        show.say(f"Made {folder}. Next: {' && '.join(filter(None, (command(*step) for step in steps)))}")
+
+
 def build(folder: Folder, json_: show.JsonFlag = False) -> None:
     """Build a module's WebAssembly from its sources (needs the extra `build`)."""
     from loket.packages.build import build as make

@@ -7,6 +7,14 @@ from loket.contracts.capability import (
     Match,
     OnUncertain,
 )
+from loket.contracts.channel import (
+    CHANNEL_WIRES,
+    MAILBOX_FIELDS,
+    ChannelField,
+    ChannelMessage,
+    ChannelSignature,
+    ChannelSpec,
+)
 from loket.contracts.delegation import Delegate, FailedAsk, Post, Topics
 from loket.contracts.doors import Operate, Send, Sender
 from loket.contracts.errors import (
@@ -78,6 +86,8 @@ from loket.contracts.run import (
 from loket.contracts.scanner import Alarm, Scannable, Scanner
 
 __all__ = [
+    "CHANNEL_WIRES",
+    "MAILBOX_FIELDS",
     "NO_DATA",
     "OWNER",
     "SCHEME_PORTS",
@@ -92,6 +102,10 @@ __all__ = [
     "BadInput",
     "Call",
     "Capability",
+    "ChannelField",
+    "ChannelMessage",
+    "ChannelSignature",
+    "ChannelSpec",
     "Confine",
     "Constraint",
     "Damaged",

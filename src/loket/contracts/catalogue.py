@@ -11,6 +11,7 @@ from loket.contracts.catalogue_channel import CHANNELS
 from loket.contracts.catalogue_exec import EXEC
 from loket.contracts.catalogue_plan import PLANS
 from loket.contracts.catalogue_schedule import SCHEDULES
+from loket.contracts.catalogue_skill import SKILLS
 from loket.contracts.catalogue_tools import TOOLS
 from loket.contracts.records import ArgType, Data, Rows
 from loket.contracts.shapes import Schema, closed, words
@@ -386,6 +387,7 @@ STOCK: tuple[Capability, ...] = (
     *TOOLS,
     *PLANS,
     *SCHEDULES,
+    *SKILLS,
     *EXEC,
     *CHANNELS,
 )

@@ -166,6 +166,8 @@ def load_manifest(path: Path, *, known: Collection[str] = BY_ID.keys(), check_sc
         _asked_for(table, context, manifest.capabilities)
     for command in manifest.commands:
         _runs(table, command, manifest.operations)
+    if manifest.kind == "channel" and manifest.capabilities:
+        raise table.bad("capability", "is there, and a channel does nothing else but relay", "leave it out")
     if manifest.entry is None and manifest.kind != "agent" and (manifest.kind not in PASSIVE or manifest.operations):
         raise table.bad("entry", f"is missing, and a {manifest.kind} has no other component", 'entry = "module.wasm"')
     return manifest

@@ -6,8 +6,7 @@ stands for the host that the owner gives in that field (a URL, or a host with or
 
 import re
 
-from loket.contracts import Json
-from loket.contracts.channel import MAILBOX_FIELDS, WIRES, ChannelField, ChannelSpec, Signature
+from loket.contracts import CHANNEL_WIRES, MAILBOX_FIELDS, ChannelField, ChannelSignature, ChannelSpec, Json
 from loket.packages.table import Table
 
 FIELD_IN_HOST = re.compile(r"\{field:([a-z][a-z0-9_]{0,30})\}")
@@ -24,7 +23,7 @@ _MOST_ENDLESS = 2
 
 def decode_channel(table: Table) -> ChannelSpec:
     """Decode `[channel]`. Raises `BadInput`."""
-    wire = table.choice("wire", WIRES)
+    wire = table.choice("wire", CHANNEL_WIRES)
     fields = tuple(_field(one) for one in table.tables("field"))
     spec = ChannelSpec(
         wire=wire,
@@ -95,11 +94,11 @@ def _hosts(table: Table, fields: set[str]) -> tuple[str, ...]:
     return tuple(values)
 
 
-def _signature(table: Table, wire: str, fields: tuple[ChannelField, ...]) -> Signature:
+def _signature(table: Table, wire: str, fields: tuple[ChannelField, ...]) -> ChannelSignature:
     inner = table.table("signature")
-    signature = Signature(
+    signature = ChannelSignature(
         kind=inner.choice("kind", ("timestamped", "body")),
-        header=inner.text("header", _HEADER, example="Loket-Signature").lower(),
+        header=inner.text("header", _HEADER, example="Loket-ChannelSignature").lower(),
         secret=inner.text("secret", _NAME, example="secret"),
         within_s=int(inner.number("within_s", 10, 3_600, 300, whole=True)),
     )
