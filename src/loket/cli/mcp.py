@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from loket.cli import client, show
+from loket.cli import client, mcp_stdio, show
 from loket.contracts import BadInput
 
 app = typer.Typer(
@@ -21,10 +21,19 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 @app.callback()
-def mcp(context: typer.Context) -> None:
-    """Servers of the Model Context Protocol."""
-    if context.invoked_subcommand is None:
+def mcp(
+    context: typer.Context,
+    name: Annotated[
+        str, typer.Option("--client", metavar="NAME", help="Without a command: which client it is, for its grants.")
+    ] = mcp_stdio.NAME,
+) -> None:
+    """Servers of the Model Context Protocol, whose tools agents use; alone, it serves agents to a client itself."""
+    if context.invoked_subcommand is not None:
+        return
+    if sys.stdin.isatty():
         show.say(context.get_help())
+        return
+    mcp_stdio.serve(name)
 
 
 @app.command(epilog="Example: loket mcp add time -- uvx mcp-server-time==2026.10.1")

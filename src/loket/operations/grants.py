@@ -1,12 +1,15 @@
 """Grants: the owner decides who may do what."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from loket import clients
 from loket.app import Loket
+from loket.calling import PUBLISHER as CLIENTS
 from loket.contracts import BadInput, Grant, command
 from loket.operations.table import Emit, operation
+from loket.packages.manifest import AskedCapability
 
 _EXAMPLE = "example.org"
 """The host in a remedy where nothing says which one is meant."""
@@ -34,6 +37,11 @@ async def grants_allow(
     Raises `BadInput` (`grant.constraint`) where the grant would allow nothing.
     """
     _check_needed(system, agent, capability, constraints or {}, add=add)
+    name = clients.named(agent)
+    if name is not None:
+        return _grant_shown(
+            await asyncio.to_thread(clients.allow, system, name, capability, constraints or {}, add=add)
+        )
     grant = await asyncio.to_thread(system.installed.allow, agent, capability, constraints or {}, add=add)
     system.lessons.allowed(grant)
     return _grant_shown(grant)
@@ -44,14 +52,14 @@ def _check_needed(system: Loket, agent: str, capability: str, given: Mapping[str
 
     The remedy has what the module asks for itself, or a host to put another one in the place of.
     """
-    ref, package = system.installed.module(agent)
+    publisher, wishes = _wishes(system, agent)
     known = system.registry.find(capability).capability
-    held = [grant.constraints for grant in system.grants.held(ref.publisher, ref.id) if grant.capability == capability]
+    held = [grant.constraints for grant in system.grants.held(publisher, agent) if grant.capability == capability]
     stays = held[0] if add and held else {}
     needed = [rule.name for rule in known.constraints if rule.required and not {rule.name} & {*stays, *given}]
     if not needed:
         return
-    asked = [want.constraints for want in package.manifest.capabilities if want.name == capability]
+    asked = [want.constraints for want in wishes if want.name == capability]
     texts = {**given, **{name: (asked[0] if asked else {}).get(name, [_EXAMPLE]) for name in needed}}
     more = [f"{name}={text}" for name, listed in texts.items() if isinstance(listed, list) for text in listed]
     raise BadInput(
@@ -61,11 +69,19 @@ def _check_needed(system: Loket, agent: str, capability: str, given: Mapping[str
     )
 
 
+def _wishes(system: Loket, agent: str) -> tuple[str, Sequence[AskedCapability]]:
+    """Whose a module or a client is, and what it asks for; a client asks for nothing by itself."""
+    if clients.named(agent) is not None:
+        return CLIENTS, ()
+    ref, package = system.installed.module(agent)
+    return ref.publisher, package.manifest.capabilities
+
+
 @operation("grants.revoke")
 async def grants_revoke(system: Loket, _emit: Emit, *, agent: str, capability: str) -> dict[str, Any]:
     """Take a grant back; it counts from the next call on."""
-    ref, _package = system.installed.module(agent)
-    if not await asyncio.to_thread(system.grants.revoke, ref.publisher, ref.id, capability):
+    publisher, _wanted = _wishes(system, agent)
+    if not await asyncio.to_thread(system.grants.revoke, publisher, agent, capability):
         raise BadInput("grant.none", f"{agent} has no grant for {capability}", command("grants", "list", agent))
     return {"agent": agent, "capability": capability, "revoked": True}
 
