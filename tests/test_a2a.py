@@ -12,6 +12,7 @@ import httpx
 import pytest
 from a2a.client import Client, ClientConfig, ClientFactory
 from a2a.client.card_resolver import A2ACardResolver
+from a2a.server.context import ServerCallContext
 from a2a.types.a2a_pb2 import (
     CancelTaskRequest,
     GetTaskRequest,
@@ -20,11 +21,13 @@ from a2a.types.a2a_pb2 import (
     Part,
     Role,
     SendMessageRequest,
+    Task,
     TaskState,
 )
 from a2a.utils.errors import TaskNotFoundError
 
 from live import Server, loket, prepare, serving
+from loket.a2a.application import Tasks, _Visitor
 from loket.a2a.door import _application
 from loket.contracts import Failed
 from loket.testing.model_server import ModelServer, Reply, Request
@@ -122,6 +125,38 @@ def test_tasks_belong_to_whoever_made_them(door: Door) -> None:
     asyncio.run(peek())
 
 
+def test_long_ids_that_begin_alike_are_two_messages(door: Door) -> None:
+    """Each is answered for itself; the same one again is not."""
+    headers = {"Authorization": f"Bearer {door.token}", "A2A-Version": "1.0"}
+    address = f"http://127.0.0.1:{door.server.port}/a2a/main/v1/message:send"
+
+    def runs() -> int:
+        return len(loket(door.server.home, "runs", "list", "--json")["runs"])
+
+    before = runs()
+    for identity in ("a", "b", "b"):
+        said = {"messageId": "x" * 300 + identity, "role": "ROLE_USER", "parts": [{"text": "Capital?"}]}
+        assert httpx.post(address, json={"message": said}, headers=headers, timeout=60).status_code == 200
+    assert runs() == before + 2
+
+
+def test_tasks_are_kept_within_bounds_and_each_visitors_for_itself() -> None:
+    """The oldest go, by number and by size; nobody pushes out what is another's."""
+
+    async def fill() -> None:
+        tasks = Tasks(most=3, most_bytes=1_000)
+        mine, theirs = (ServerCallContext(user=_Visitor(name)) for name in ("a2a/one", "a2a/two"))
+        await tasks.save(Task(id="theirs"), theirs)
+        for number in range(9):
+            await tasks.save(Task(id=f"t{number}"), mine)
+        assert [number for number in range(9) if await tasks.get(f"t{number}", mine)] == [6, 7, 8]
+        await tasks.save(Task(id="large", context_id="x" * 5_000), mine)
+        assert [one.id for one in (await tasks.list(ListTasksRequest(), mine)).tasks] == ["large"]
+        assert await tasks.get("theirs", theirs) is not None
+
+    asyncio.run(fill())
+
+
 def test_the_card_is_open_and_nothing_else(door: Door) -> None:
     """Without a token there is the card, also where the protocol looks first, and no other answer."""
     base = f"http://127.0.0.1:{door.server.port}"
@@ -140,7 +175,8 @@ def test_the_card_is_open_and_nothing_else(door: Door) -> None:
 
 def test_without_the_library_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The door is optional: whoever knocks is told what to install, and nothing else is hindered."""
-    monkeypatch.setitem(sys.modules, "a2a", None)
+    for name in [one for one in sys.modules if one.partition(".")[0] == "a2a"]:
+        monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, "loket.a2a.application", raising=False)
     with pytest.raises(Failed) as failed:
         _application(None, {"id": "main"})  # type: ignore[arg-type]

@@ -207,13 +207,13 @@ def streamed(server: Server, text: str, conversation: str) -> Iterator[IO[str]]:
 def test_a_message_behind_a_run_that_asks_says_so_at_once(server: Server) -> None:
     """Exit code 4 and the line to copy, also as JSON; the API's stream has the same event; then both are done."""
     one = asked(server.home, "in front", "--conversation", "queue")
-    words = ("ask", "main", "/help", "--conversation", "queue", "--message", "second")
+    words = ("ask", "main", "/recall", "--conversation", "queue", "--message", "second")
     said = loket(server.home, *words, code=4)
     assert f"is behind run {one['run']}, which waits for approval {one['id']}: loket approvals show {one['id']}" in said
     assert f"loket approvals approve {one['id']}" in said
     as_json = loket(server.home, *words, "--json", code=4)
     assert (as_json["behind"], [each["id"] for each in as_json["waiting"]]) == (one["run"], [one["id"]])
-    with streamed(server, "/help", "queue") as stream:
+    with streamed(server, "/recall", "queue") as stream:
         event = json.loads(stream.readline())
         assert {event[name] for name in ("behind", "asks")} == {one["run"]}
         assert (event["type"], event["approval"], event["capability"]) == ("behind", one["id"], "brain.add")
@@ -228,7 +228,7 @@ def test_a_message_that_is_behind_a_run_which_begins_to_ask_is_told_too(server: 
     first = asked(server.home, "one", "--conversation", "later")
     with streamed(server, "/remember two", "later") as two:
         assert json.loads(two.readline())["approval"] == first["id"]
-        with streamed(server, "/help", "later") as three:
+        with streamed(server, "/recall", "later") as three:
             assert json.loads(three.readline())["approval"] == first["id"]
             loket(server.home, "approvals", "approve", first["id"])
             own = json.loads(two.readline())
@@ -272,7 +272,7 @@ def test_without_a_server_a_message_behind_a_run_that_asks_says_so_too(tmp_path:
     """The run in front asks again, in the same words, and the message behind it is accepted and waits."""
     home = asking_home(tmp_path / "home")
     one = asked(home, "alone in front")
-    said = loket(home, "ask", "main", "/help", "--message", "m", code=4)
+    said = loket(home, "ask", "main", "/recall", "--message", "m", code=4)
     assert f"is behind run {one['run']}, which waits for approval {one['id']}" in said
     assert f"run {one['run']} is done" in loket(home, "approvals", "approve", one["id"])
     assert [run["status"] for run in loket(home, "runs", "list", "--json")["runs"]] == ["done", "done"]

@@ -1,5 +1,6 @@
 """The command line as a person uses it: without a server, on a home of its own."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -225,6 +226,18 @@ def test_no_text_commands_the_terminal(capsys: pytest.CaptureFixture[str]) -> No
     printed = capsys.readouterr()
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", printed.out + printed.err)
     assert "\tstays\n" in printed.out
+
+
+def test_no_text_is_read_otherwise_than_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """In words and in JSON: controls of the second kind, and what turns the order of letters, are shown as such."""
+    text = "pay \u202eeve\u2066 \x9b2J\x7f\u2028now"
+    show.say(text)
+    show.as_json({"text": text})
+    shown = capsys.readouterr().out
+    assert [sign for sign in shown if not sign.isprintable() and sign not in "\n\ufffd"] == []
+    said, _, value = shown.partition("\n")
+    assert said == "pay \ufffdeve\ufffd \ufffd2J\ufffd\ufffdnow"
+    assert json.loads(value) == {"text": text}
 
 
 def test_the_status_is_names_and_values(server: Server) -> None:

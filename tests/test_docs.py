@@ -100,12 +100,9 @@ def test_every_key_of_the_manifest_is_documented() -> None:
     """`loket.toml` has no key that the page does not list."""
     page = _page("docs/write-an-agent.md")
     keys = {f"| `{field.name}` |" for kind in (Manifest, AskedCapability, Operation, Context) for field in fields(kind)}
-    keys -= {"| `capabilities` |", "| `operations` |", "| `contexts` |", "| `limits` |", "| `own` |"}
-    assert not [
-        key
-        for key in sorted(keys | {"`[[capability]]`", "`[[operation]]`", "`[[context]]`", "`[limits]`"})
-        if key not in page
-    ]
+    keys -= {f"| `{name}` |" for name in ("capabilities", "operations", "contexts", "commands", "limits", "own")}
+    tables = {f"`[[{name}]]`" for name in ("capability", "operation", "context", "command")}
+    assert not [key for key in sorted(keys | tables | {"`[limits]`"}) if key not in page]
 
 
 def test_every_rule_and_refusal_of_the_kernel_is_documented() -> None:

@@ -103,6 +103,21 @@ def test_a_program_that_does_not_end_is_ended(tmp_path: Path) -> None:
     assert (answer["timed_out"], answer["exit_code"], answer["stdout"]["text"]) == (True, None, "before\n")
 
 
+@pytest.mark.parametrize("stream", [1, 2])
+def test_a_program_that_writes_without_end_is_ended_in_time(tmp_path: Path, stream: int) -> None:
+    """The call ends with its time, although nobody has read all that was written; the beginning of it is there."""
+    script = f"while :; do echo {'x' * 1000} >&{stream}; done"
+    provider = _provider(tmp_path, SH)
+
+    async def given_up() -> Any:
+        call = _call({"binary": SH, "arguments": ["-c", script], "timeout_s": 1.0})
+        return await asyncio.wait_for(provider.run(call), 20)
+
+    answer = dict(asyncio.run(given_up()).value)
+    assert answer["timed_out"]
+    assert answer[("stdout", "stderr")[stream - 1]]["truncated"]
+
+
 def test_a_call_that_is_given_up_ends_its_program(tmp_path: Path) -> None:
     """A run that is stopped leaves no program and no folder."""
 

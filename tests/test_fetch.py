@@ -91,6 +91,25 @@ def test_a_redirect_leads_nowhere_else(tmp_path: Path, target: str) -> None:
     assert error.code in ("pack.address", "pack.fetch")
 
 
+def test_a_site_elsewhere_leads_to_no_server_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A redirect inward is followed from this machine alone: here its name stands for a site elsewhere."""
+    asked: list[str] = []
+
+    def noted(page: http.server.BaseHTTPRequestHandler) -> None:
+        asked.append(page.path)
+        says(b"x")(page)
+
+    with site(noted) as inside, site(says(b"", 302, Location=inside)) as address:
+        assert fetch(address, tmp_path, lambda _done, _total: None).read_bytes() == b"x"
+        (made,) = tmp_path.iterdir()
+        made.unlink()
+        elsewhere, here, check = address.replace("127.0.0.1", "localhost"), fetching._is_here, fetching._check
+        monkeypatch.setattr(fetching, "_is_here", lambda host: host != "localhost" and here(host))
+        monkeypatch.setattr(fetching, "_check", lambda named: None if named == elsewhere else check(named))
+        assert error_of(elsewhere, tmp_path).code == "pack.address"
+    assert len(asked) == 1
+
+
 def test_too_much_is_refused_whatever_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the length that is announced, and by what comes where none is."""
     monkeypatch.setattr(fetching, "MOST_PACK", 100_000)

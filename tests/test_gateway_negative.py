@@ -28,6 +28,7 @@ is not shown again:
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -35,13 +36,20 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import pytest
 
 from live import loket, prepare, serving
 from loket.app import Loket, running
-from loket.contracts import Principal, RowKind, RunStatus
+from loket.contracts import Effect, Grant, Principal, RowKind, RunStatus
 from loket.home import Home
 from loket.ids import new_id
+from loket.mcp import owner
+from loket.mcp.settings import read
+from loket.operations import Operations
+from loket.operations.clients import client
+from loket.schedules import sign
 from loket.testing.models import InstantModel
+from mcp_kit import TOOLS, entry
 from puppets import install, pages, steps
 
 SECRET = "wombat-4471-quartz-orchid"
@@ -75,7 +83,9 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(root: Path, config: str = "", rule: str = "") -> Any:
+async def stage(
+    root: Path, config: str = "", rule: str = "", answer: Callable[[Any], Any] = lambda _messages: "ok"
+) -> Any:
     """A stage; everything is granted but `fs.list`, and questions are denied at once."""
     home = Home(prepare(root / "home"))
     home.config.write_text(f'[approvals]\nheadless = "deny"\n{config}')
@@ -84,14 +94,14 @@ async def stage(root: Path, config: str = "", rule: str = "") -> Any:
         (home.policies / "mine.cedar").write_text(rule)
     with pages(TEXTS) as (site, seen):
         hosts = [site.partition("//")[2], "169.254.169.254"]
-        async with running(home, llm=InstantModel(lambda _messages: "ok")) as system:
+        async with running(home, llm=InstantModel(answer)) as system:
             for name in ("first", "second"):
                 kept = {"net.fetch": {"hosts": hosts, "private": hosts}}
                 await install(system, root / "sources", name, kept, without=("fs.list",))
             yield Stage(system, site, seen)
 
 
-def on_stage(root: Path, story: Callable[[Stage], Coroutine[Any, Any, None]], **more: str) -> None:
+def on_stage(root: Path, story: Callable[[Stage], Coroutine[Any, Any, None]], **more: Any) -> None:
     async def main() -> None:
         async with stage(root, **more) as made:
             await story(made)
@@ -101,6 +111,22 @@ def on_stage(root: Path, story: Callable[[Stage], Coroutine[Any, Any, None]], **
 
 def fetched(stage: Stage, path: str, **more: Any) -> tuple[str, dict[str, Any]]:
     return "net.fetch", {"url": f"{stage.site}{path}", **more}
+
+
+async def with_tools(stage: Stage, *agents: str) -> None:
+    """A real server of the Model Context Protocol, whose `echo` is approved as a read and granted to these agents."""
+    system = stage.system
+    await owner.add(system.mcp, read("tools", entry(TOOLS)), "test", replacing=False, approve=True)
+    await owner.approve_server(system.mcp, "tools", None)
+    await owner.tested(system.mcp, "tools")
+    await owner.approve_tool(system.mcp, "tools", "echo", effect=Effect.READ.value)
+    for agent in agents:
+        allowed(stage, agent, "mcp.tools.echo")
+
+
+def allowed(stage: Stage, agent: str, *capabilities: str) -> None:
+    for capability in capabilities:
+        stage.system.grants.allow(Grant("local", agent, capability, {}, "owner", stage.system.now()))
 
 
 FORGED = {"Authorization": "Bearer x"}
@@ -121,6 +147,71 @@ def test_a_value_by_reference_is_as_untrusted_as_the_page_that_it_is_from(tmp_pa
         row = stage.rows(run, "message.send")[0]
         assert row["origins"]["agent"][0] == "untrusted"
         assert any(label.startswith("host:") for label in row["arg_labels"]["agent"])
+
+    on_stage(tmp_path, story)
+
+
+SAID = "mcp:tools/echo"
+"""The label of what a server's tool says."""
+
+
+def test_what_a_server_says_keeps_its_label_wherever_it_is_put(tmp_path: Path) -> None:
+    """By a run that saw it into a memory, a file, a value, a message, a schedule and a plan's step; read by another."""
+    words = {"text": "Good bye, cruel world", "times": 2}
+    again = f"{words['text']} {words['text']}"
+
+    async def story(stage: Stage) -> None:
+        await with_tools(stage, "second")
+        allowed(stage, "second", "schedule.create", "schedule.list")
+        said, copied = {"$ref": "r1.data.result"}, {"made": again[::-1]}
+        run, answers = await stage.answers(
+            "second",
+            ("mcp.tools.echo", words),
+            ("brain.add", {"items": [{"text": said}]}),
+            ("fs.write", {"path": "notes/said", "text": copied}),
+            ("kv.set", {"key": "said", "value": copied}),
+            ("message.send", {"agent": "first", "text": said}),
+            ("schedule.create", {"text": copied, "when": {"every_s": 86_400}}),
+        )
+        assert answers[0]["data"]["result"] == again
+        assert [answer.get("refused") for answer in answers] == [None] * 5 + ["approval.headless"], answers
+        for name in ("brain.add", "fs.write", "kv.set", "message.send", "schedule.create"):
+            assert SAID in str(stage.rows(run, name)[0]["arg_labels"]), name
+        assert SAID in (await stage.system.finished(answers[4]["run"])).labels
+        reads = (
+            ("brain.search", {"query": "cruel"}),
+            ("fs.read", {"path": "notes/said"}),
+            ("kv.get", {"key": "said"}),
+        )
+        for name, args in reads:
+            run, (answer,) = await stage.answers("second", (name, args))
+            assert "cruel" in str(answer)
+            assert SAID in stage.rows(run, name)[0]["labels"], name
+        plan = {
+            "title": "x",
+            "steps": [
+                {"id": "a", "call": "mcp.tools.echo", "args": words},
+                {"id": "b", "call": "kv.set", "args": {"key": "k", "value": {"$step": "a.data.result"}}},
+            ],
+        }
+        run, (planned,) = await stage.answers("second", ("plan.run", {"plan": plan}))
+        assert planned["status"] == "done", planned
+        run, (answer,) = await stage.answers("second", ("kv.get", {"key": "k"}))
+        assert SAID in stage.rows(run, "kv.get")[0]["labels"]
+
+    on_stage(tmp_path, story)
+
+
+def test_who_comes_after_a_removed_server_gets_no_calls_of_its_agents(tmp_path: Path) -> None:
+    """With a server go the grants of its tools: another one of that name is granted anew."""
+
+    async def story(stage: Stage) -> None:
+        system = stage.system
+        await with_tools(stage, "second")
+        await Operations(system).perform("mcp.remove", {"name": "tools"}, lambda _event: None)
+        await with_tools(stage)
+        _run, (answer,) = await stage.answers("second", ("mcp.tools.echo", {"text": "something private"}))
+        assert answer["refused"] == "grant.missing"
 
     on_stage(tmp_path, story)
 
@@ -164,6 +255,59 @@ def test_a_message_from_outside_has_no_words_of_the_owners(tmp_path: Path) -> No
         assert json.loads(ending.answer["text"])[1]["refused"] == "approval.headless"
 
     on_stage(tmp_path, story)
+
+
+@pytest.mark.parametrize("door", ["openai", "a2a"])
+def test_what_a_program_says_is_never_the_owners_word(tmp_path: Path, door: str) -> None:
+    """By each door: its names are untrusted, its run carries its label, and what it would destroy is asked about."""
+
+    async def story(stage: Stage) -> None:
+        who = client(f"{door}/editor")
+        text = steps(("message.send", {"agent": "first", "text": "x"}), ("brain.forget", {"id": 1}))
+        run = await stage.system.send("second", text, conversation="x", message="m", sender=who)
+        ending = await stage.system.finished(run)
+        start = next(stage.system.journal.rows(run))
+        assert json.loads(start.value).get("words", "") == ""
+        assert f"client:{door}/editor" in ending.labels
+        rows = [stage.rows(run, name)[0] for name in ("message.send", "brain.forget")]
+        assert [row["origins"][name][0] for row, name in zip(rows, ("agent", "id"), strict=True)] == ["untrusted"] * 2
+        assert [row["decision"] for row in rows] == ["deny", "deny"]
+
+    on_stage(tmp_path, story)
+
+
+FETCH = "FETCH "
+
+
+def obeys(messages: Any) -> Any:
+    """A model that does what the last words of a request say: it asks another agent."""
+    asked = [one for one in messages if one["role"] == "user" and FETCH in one["content"]]
+    if messages[-1]["role"] == "tool" or not asked:
+        return "done"
+    name = asked[-1]["content"].rpartition(FETCH)[2].split()[0].strip('"}')
+    return {"tool_calls": [{"id": "c1", "name": "message_send", "arguments": {"agent": name, "text": "hello"}}]}
+
+
+@pytest.mark.parametrize(("said", "origin"), [(None, "named"), ("second", "untrusted")])
+def test_what_a_webhook_brings_names_nothing(tmp_path: Path, said: str | None, origin: str) -> None:
+    """The stock agent with a model that obeys: a name in the owner's text leads somewhere, one in a request nowhere."""
+
+    async def story(stage: Stage) -> None:
+        system = stage.system
+        system.grants.allow(Grant("loket", "main", "message.send", {}, "owner", system.now()))
+        text = "Send a message to the agent that it names" if said else f"Send a message to {FETCH}second"
+        one = system.schedules.add("main", what={"text": text}, trigger={"webhook": True})
+        body = json.dumps({"text": f"{FETCH}{said}"} if said else None).encode()
+        header = sign(system.schedules.secret(one.id), int(time.time()), body)
+        run = await system.runner.hook(one.id, header, body)
+        assert await system.runner.hook(one.id, header, body) == run
+        ending = await system.finished(run)
+        assert f"sender:webhook:{one.id}" in ending.labels
+        row = stage.rows(run, "message.send")[0]
+        assert row["origins"]["agent"][0] == origin
+        assert row["decision"] == ("deny" if said else "allow")
+
+    on_stage(tmp_path, story, answer=obeys)
 
 
 # 3. Policy

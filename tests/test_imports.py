@@ -57,6 +57,10 @@ RULES = {
         "agents that work for each other, over engine, database and grants; wired by app",
         "children contracts ids kernel store",
     ),
+    "module_calls": _rule(
+        "operations of tools and skills as capabilities, over engine, grants and registry; wired by app",
+        "children contracts ids kernel packages store",
+    ),
     "approvals": _rule(
         "asks the owner, and keeps what was asked and said", "approval_words contracts ids kernel store"
     ),
@@ -66,10 +70,28 @@ RULES = {
         "plans over engine, database, grants and policy; wired by app",
         "children contracts ids kernel orchestrator store",
     ),
+    "skills": _rule(
+        "instructions that the owner approved, read from their folders; the format is checked by its own library",
+        "contracts durable packages",
+        "skills_ref",
+    ),
+    "slash": _rule(
+        "what is typed instead of a message: which it is, who may, and the run that answers it",
+        "contracts ids kernel packages",
+    ),
+    "commands": _rule(
+        "what slash commands need of a running system: wired by app",
+        "approvals contracts kernel module_calls slash store",
+    ),
     "schedules": _rule(
         "when what comes due, and performing it through what is handed to them; backups are verified as they are made",
         "backup contracts store",
         "croniter",
+    ),
+    "channels": _rule(
+        "keeps the wires of channel modules; addresses are checked as those of `net` are, and the system is handed in",
+        "contracts ids packages providers schemas store",
+        "httpx2 websockets",
     ),
     "clockwork": _rule(
         "what schedules need of a running system: wired by app",
@@ -114,8 +136,8 @@ RULES = {
     ),
     "cli": _rule(
         "words and tables around operations; nothing is decided here",
-        "__init__ contracts app audit backup doctor gateway operations home config packages resting server bench"
-        " evaluation",
+        "__init__ contracts app audit backup doctor gateway operations home config mcp_server packages resting server"
+        " bench evaluation",
         "typer rich",
     ),
     "durable": _rule("files that are on the disk, and wiped: the steps of that in one place, without any library"),
@@ -165,9 +187,9 @@ RULES = {
     "filter": _rule("reads texts and nothing else; the weights come with it", "contracts"),
     "app": _rule(
         "the composition root: the one file that knows everyone",
-        "clockwork contracts config delegation erasure gate home ids installed jail kernel lessons limits mcp"
-        " orchestrator packages planning policy providers quarantine replay sandbox schedules schemas store"
-        " stores tracing watching",
+        "calling channels clockwork contracts config delegation erasure gate home ids installed jail kernel lessons"
+        " limits mcp orchestrator packages planning policy providers quarantine replay sandbox schedules schemas store"
+        " stores tracing watching commands module_calls skills slash",
     ),
     "gate": _rule(
         "what stands around the counter, put together; nothing else rests on it",
@@ -185,13 +207,13 @@ RULES = {
     ),
     "operations": _rule(
         "what an owner can do, for every door",
-        "__init__ app approvals audit backup children contracts doctor dropbox erasure ids installed ledger"
-        " mcp models offers packages poison policy policy_replay publishers quarantine schedules store"
-        " tracing sandbox_run",
+        "__init__ app approvals audit backup calling channels children clients contracts doctor dropbox erasure ids"
+        " installed ledger mcp models offers packages poison policy policy_replay publishers quarantine schedules store"
+        " tracing sandbox_run skills slash",
     ),
     "server": _rule(
         "the composition of what `loket up` starts: a system, its operations, and the gateway in front of them",
-        "a2a app contracts durable gateway home operations resting retention schemas store",
+        "a2a app contracts durable gateway home mcp_server operations resting retention schemas sharing store",
     ),
     "poison": _rule("what derives from a source, and what was exposed to it", "contracts kernel store"),
     "quarantine": _rule(
@@ -204,6 +226,21 @@ RULES = {
         "__init__ contracts ids",
         "opentelemetry",
     ),
+    "mcp_server": _rule(
+        "agents and grants for clients of the protocol; the official SDK is imported at the first request over HTTP",
+        "__init__ app calling clients contracts gateway operations",
+        "mcp mcp_types starlette",
+    ),
+    "clients": _rule(
+        "clients as principals, and what the owner grants them", "app calling contracts ids narrowing store"
+    ),
+    "calling": _rule("a client's run is calls and nothing else; app puts it in a guest's place", "contracts"),
+    "sharing": _rule(
+        "what is served beyond loopback, with a table of its own that has none of the owner's routes",
+        "config contracts gateway home tls",
+        "starlette uvicorn",
+    ),
+    "tls": _rule("certificates of this home", "contracts durable", "cryptography"),
     "a2a": _rule(
         "one more protocol behind the gateway's checks, over its official SDK, imported at first use",
         "contracts gateway",
@@ -394,7 +431,16 @@ def test_the_contracts_are_imported_by_their_public_face() -> None:
     assert not [str(found) for found in inside if set(found.name.split(".")[2:3]) & private]
 
 
-_CATALOGUE = ("catalogue", "catalogue_exec", "catalogue_plan", "catalogue_schedule", "catalogue_tools", "shapes")
+_CATALOGUE = (
+    "catalogue",
+    "catalogue_channel",
+    "catalogue_exec",
+    "catalogue_plan",
+    "catalogue_schedule",
+    "catalogue_skill",
+    "catalogue_tools",
+    "shapes",
+)
 """The catalogue's own files: data, not part of the public face."""
 
 

@@ -19,6 +19,7 @@ from loket.jail.choose import choose
 from loket.mcp import definition, names, owner
 from loket.mcp.capability import answer_of, arguments, texts_of
 from loket.mcp.settings import Server, read
+from loket.mcp.start import launched
 from loket.packages.manifest import _CAPABILITY
 from mcp_kit import HOSTILE, TOOLS, entry, on_loop, rig
 
@@ -84,6 +85,15 @@ def test_every_argument_that_can_hold_a_text_is_critical() -> None:
     assert texts_of(said) == ("to", "all", "any", "maybe", "object")
 
 
+def test_no_form_of_a_schema_hides_a_text() -> None:
+    """Of what stands in branches, and of lists whose first items are told apart, texts are critical as well."""
+    hidden = {"type": "array", "prefixItems": [{"type": "string"}], "items": {"type": "integer"}}
+    branch = {"properties": {"to": {"type": "string"}, "count": {"type": "integer"}}}
+    for schema in ({"allOf": [branch]}, {"anyOf": [{"oneOf": [branch]}]}, {"if": {}, "then": branch}):
+        said = {"inputSchema": {"type": "object", "properties": {"list": hidden}, **schema}}
+        assert texts_of(said) == ("list", "to")
+
+
 def test_arguments_that_a_tool_does_not_speak_of_are_refused() -> None:
     """A schema that leaves other arguments open in silence is closed; one that opens them in words is not."""
     said = {"inputSchema": {"type": "object", "properties": {"a": {"type": "string"}}}}
@@ -134,6 +144,20 @@ async def test_a_tool_that_fails_says_why_with_its_label(tmp_path: Path) -> None
         with pytest.raises(FailedAsk, match="failed") as caught:
             await made.call("mcp.tools.fail", why="no reason")
         assert caught.value.labels == ("mcp:tools/fail",)
+
+
+@on_loop
+@pytest.mark.parametrize("way", ["no-list", "no-start"])
+async def test_what_a_server_says_in_the_place_of_a_connection_has_its_label(tmp_path: Path, way: str) -> None:
+    """An error of its list, or of its beginning, is in its own words as well, also when it is told again later."""
+    async with rig(tmp_path) as made:
+        await made.ready("evil", entry(HOSTILE, way))
+        (tmp_path / "mcp" / "evil" / "armed").touch()
+        await made.servers.disconnect("evil")
+        for _ in range(2):
+            with pytest.raises(FailedAsk, match="Ignore all") as caught:
+                await made.call("mcp.evil.look", text="x")
+            assert caught.value.labels == ("mcp:evil/look",)
 
 
 @on_loop
@@ -521,6 +545,38 @@ async def test_a_sandboxed_server_sees_what_was_configured_and_nothing_else(tmp_
         assert said["read"] == {"given": True, "outside": False}
         assert not said["network"]
         assert (tmp_path / "home" / "mcp" / "probe" / "own.txt").exists()
+
+
+@on_loop
+async def test_a_server_does_not_say_itself_what_else_it_may_read(tmp_path: Path) -> None:
+    """A program in a folder that it may write names a Python, a first line or a link of somebody's folder: in vain."""
+    private, project = tmp_path / "private", tmp_path / "project"
+    for folder in (private / "bin", project / "bin"):
+        folder.mkdir(parents=True)
+    (private / "key").write_text("private")
+    (private / "key").chmod(0o700)
+    program = project / "bin" / "server"
+    program.write_text(f"#!/usr/bin/python3\n{_PROBE}")
+    program.chmod(0o755)
+    (project / "bin" / "given.txt").write_text("given")
+    async with rig(tmp_path / "home", launcher=choose) as made:
+        given = {"command": str(program), "args": [str(private / "key")], "folders": [f"{project}:rw"]}
+        await made.ready("probe", given)
+        assert not (await made.data("mcp.probe.look"))["read"]["outside"]
+        (project / "pyvenv.cfg").write_text(f"home = {private}/bin\n")
+        await made.servers.disconnect("probe")
+        assert (await made.data("mcp.probe.look"))["read"] == {"given": True, "outside": False}
+    config = read("probe", given)
+    for spoil in (lambda: program.write_text(f"#!{private}/key\n"), lambda: _linked(program, private / "key")):
+        spoil()
+        launch, _ = launched(config, tmp_path / "home" / "mcp", choose, lambda _name: None)
+        launch.close()
+        assert str(private) not in " ".join(launch.argv).replace(str(private / "key"), "", 1)
+
+
+def _linked(path: Path, target: Path) -> None:
+    path.unlink()
+    path.symlink_to(target)
 
 
 _PROBE = """

@@ -21,7 +21,7 @@ from guests_fixture import COMPILED, built_guest
 from live import Server, environment, loket, prepare, serving
 from loket.app import Loket, running
 from loket.chain import check_chain
-from loket.contracts import Answer, BadInput, Call, Capability, Effect, Handler, LoketError, Refusal
+from loket.contracts import Answer, BadInput, Call, Capability, Effect, Grant, Handler, LoketError, Refusal
 from loket.dropbox import Dropbox
 from loket.gateway import module_routes as routes
 from loket.gateway.shapes import listed
@@ -597,6 +597,7 @@ def test_who_comes_after_a_removed_module_gets_nothing_of_its_grants(home: Home,
         async with system_on(home, pause) as system:
             granted = ["pause.wait", "kv.set"]
             await perform(system, "module.install", source=str(_puppet(tmp_path, "1.0.0")), grant=granted)
+            system.grants.allow(Grant("loket", "main", "doer.message", {}, "owner", 0.0))
             await system.send("doer", _STEPS)
             await pause.reached.wait()
             await perform(system, "module.remove", agent="doer")
@@ -604,6 +605,7 @@ def test_who_comes_after_a_removed_module_gets_nothing_of_its_grants(home: Home,
             assert len(system.grants.held("local", "doer")) == 2
             done = await perform(system, "module.install", source=str(tmp_path / "doer-1.0.0"), grant=["kv.set"])
             assert done["granted"] == ["kv.set"]
+            assert not [one for one in system.grants.all() if one.capability == "doer.message"]
             pause.go_on.set()
 
     asyncio.run(check())

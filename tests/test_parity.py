@@ -2,13 +2,15 @@
 
 A call is written once, in words that belong to no door (`Call`), and each door (`DOORS`) makes it in a way of its own:
 a real server on loopback, real commands, a real sealed guest (`puppet`, which makes exactly the calls that a message
-lists). What is compared is what the journal recorded. A new door is one function in `DOORS`.
+lists). What is compared is what the journal recorded. A new door is one function in `DOORS`, or in `OTHERS` where it is
+somebody else's than the owner's.
 """
 
 import asyncio
 import contextlib
 import json
 import re
+import secrets
 import subprocess
 import sys
 import time
@@ -21,11 +23,15 @@ import pytest
 
 from live import Server, environment, loket, prepare, serving
 from loket.app import running
-from loket.contracts import LoketError, Origin
+from loket.contracts import Effect, Grant, LoketError, Origin
 from loket.home import Home
+from loket.mcp import owner
+from loket.mcp.settings import read
 from loket.providers.vault import FileVault
+from loket.schedules import sign
 from loket.testing.model_server import ModelServer, Reply
 from loket.testing.models import InstantModel
+from mcp_kit import TOOLS, entry
 from puppets import install, pages
 
 AGENT, OTHER = "second", "first"
@@ -122,10 +128,11 @@ class Foreseen:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a door stands."""
+    """Where a door stands; `token` is that of a program, which is let in and is not the owner."""
 
     home: Path
     server: Server
+    token: str
 
 
 Outcome: TypeAlias = Decided | Foreseen
@@ -144,6 +151,9 @@ def cases(site: str) -> tuple[Case, ...]:
     def write(path: Any) -> Call:
         return Call("fs.write", {"path": path, "text": "x"})
 
+    def echo(text: Any) -> Call:
+        return Call("mcp.tools.echo", {"text": text})
+
     def allowed(name: str, rule: str, *calls: Call, code: str | None = None) -> Case:
         return Case(name, calls, "allow", code, rule)
 
@@ -155,6 +165,16 @@ def cases(site: str) -> tuple[Case, ...]:
         allowed("an allowed read", "default.read", Call("kv.get", {"key": "plain"})),
         allowed("an allowed effect", "default.own-store", write("notes/a")),
         allowed("a granted page", "default.fetch", page),
+        allowed("a tool of a server that reads", "default.read", Call("mcp.tools.add", {"a": 2, "b": 3})),
+        allowed("a tool of a server that is told what was asked", "default.effect", echo("good morning")),
+        refused(
+            "a tool of a server that is told what a page says",
+            "approval.headless",
+            page,
+            echo(Part(1, "text")),
+            rule="floor.untrusted",
+        ),
+        refused("a tool of a server that was not granted", "grant.missing", Call("mcp.tools.fail", {"why": "x"})),
         refused("a missing grant", "grant.missing", Call("fs.list", {"path": "notes"})),
         refused("a grant that is broken in plain sight", "grant.constraint", write("elsewhere/a")),
         refused("a grant that is broken by a value", "grant.constraint", odd, write(Part(1, "value.path"))),
@@ -328,6 +348,81 @@ def sent_by_agent(place: Place, case: Case) -> Outcome:
     return of_run(place, case, answer["run"])
 
 
+def chat_completions(place: Place, case: Case) -> Outcome:
+    """The owner's own program that knows agents as models."""
+    return of_run(place, case, _completed(place, as_message(case)))
+
+
+def a2a(place: Place, case: Case) -> Outcome:
+    """A task of A2A, by whoever has the home's token."""
+    return of_run(place, case, _tasked(place, as_message(case)))
+
+
+def schedule(place: Place, case: Case) -> Outcome:
+    """A schedule that the owner made, when it comes due."""
+    made = _scheduled(place, {"text": as_message(case), "when": {"every_s": 86_400}})
+    return of_run(place, case, _posted(place, f"/v1/schedules/{made['id']}/run", {})["run"])
+
+
+def plan_of_schedule(place: Place, case: Case) -> Outcome:
+    """A schedule that runs a plan without an agent's word."""
+    what = {"call": "plan.run", "args": {"plan": as_plan(case)}, "when": {"every_s": 86_400}}
+    fired = _posted(place, f"/v1/schedules/{_scheduled(place, what)['id']}/run", {})
+    if fired["answer"] is None:
+        return _planned_outcome(place, case, {"refused": fired["result"]["code"], "said": fired["result"]["message"]})
+    return _planned_outcome(place, case, fired["answer"])
+
+
+def chat_completions_of_program(place: Place, case: Case) -> Outcome:
+    """Chat Completions with an API token."""
+    return of_run(place, case, _completed(place, as_message(case), Authorization=f"Bearer {place.token}"))
+
+
+def a2a_of_program(place: Place, case: Case) -> Outcome:
+    """A2A with an API token."""
+    return of_run(place, case, _tasked(place, as_message(case), Authorization=f"Bearer {place.token}"))
+
+
+def webhook(place: Place, case: Case) -> Outcome:
+    """A webhook that brings nothing: what is left is the owner's text, in a run that is the sender's."""
+    made = _scheduled(place, {"text": as_message(case), "when": {"webhook": True}})
+    header = {"Loket-Signature": sign(made["secret"], int(time.time()), b"null"), "Content_Type": "text/plain"}
+    status, body = place.server.request(made["path"], b"null", **header)
+    assert status == 202, body
+    return of_run(place, case, json.loads(body)["run"])
+
+
+def _completed(place: Place, text: str, **headers: str) -> str:
+    """The run of a chat with one message."""
+    body = {"model": AGENT, "messages": [{"role": "user", "content": text}]}
+    return str(_posted(place, "/v1/chat/completions", body, **headers)["id"]).removeprefix("chatcmpl-")
+
+
+def _tasked(place: Place, text: str, **headers: str) -> str:
+    """The run of a task with one message."""
+    message = {"messageId": secrets.token_hex(8), "role": "ROLE_USER", "parts": [{"text": text}]}
+    sent = _posted(place, f"/a2a/{AGENT}/v1/message:send", {"message": message}, A2A_Version="1.0", **headers)
+    assert sent["task"]["status"]["state"] == "TASK_STATE_COMPLETED", sent
+    return _newest(place)
+
+
+def _newest(place: Place) -> str:
+    """The newest run that somebody's message to the agent began."""
+    status, body = place.server.request(f"/v1/runs?agent={AGENT}&limit=20")
+    assert status == 200, body
+    return str(next(run["id"] for run in json.loads(body)["runs"] if run["operation"] == "message"))
+
+
+def _scheduled(place: Place, what: Mapping[str, Any]) -> Any:
+    return _posted(place, "/v1/schedules", {"agent": AGENT, **what})
+
+
+def _posted(place: Place, path: str, body: Any, **headers: str) -> Any:
+    status, answer = place.server.request(path, body, **{"Content_Type": "application/json", **headers})
+    assert status in (200, 201), answer
+    return json.loads(answer)
+
+
 def _planned_outcome(place: Place, case: Case, answer: Mapping[str, Any]) -> Outcome:
     if "refused" in answer:
         assert answer["refused"] == "plan.invalid", answer
@@ -355,11 +450,27 @@ DOORS: Mapping[str, Door] = {
     "plan of the owner": plan_of_owner,
     "agent.ask": asked_by_agent,
     "message.send": sent_by_agent,
+    "Chat Completions": chat_completions,
+    "A2A": a2a,
+    "schedule": schedule,
+    "plan of a schedule": plan_of_schedule,
 }
 """Those that go through a server. The command line without one, and the owner's own call, hold the home themselves,
 so they are played before there is a server."""
 
-PLANS = ("plan.run of the agent", "plan of the owner")
+PROGRAMS: Mapping[str, Door] = {
+    "Chat Completions": chat_completions_of_program,
+    "A2A": a2a_of_program,
+}
+"""The doors at which a program speaks in its own name."""
+
+OTHERS: Mapping[str, Door] = {**{f"{name} of a program": door for name, door in PROGRAMS.items()}, "webhook": webhook}
+"""All doors at which it is not the owner who asks."""
+
+STRICT = ("allow", "ask", "deny")
+"""Verdicts, the milder one first."""
+
+PLANS = ("plan.run of the agent", "plan of the owner", "plan of a schedule")
 
 LOCAL = "command line without a server"
 
@@ -374,6 +485,13 @@ async def furnished(home: Home, sources: Path, site: str) -> None:
         kept = {"fs.write": {"paths": ["notes/"]}, "net.fetch": {"hosts": hosts, "private": hosts}}
         for name in (AGENT, OTHER):
             await install(system, sources, name, kept, without=("fs.list",))
+        await owner.add(system.mcp, read("tools", entry(TOOLS)), "test", replacing=False, approve=True)
+        await owner.approve_server(system.mcp, "tools", None)
+        await owner.tested(system.mcp, "tools")
+        for tool, effect in (("echo", Effect.EGRESS), ("add", Effect.READ), ("fail", Effect.READ)):
+            await owner.approve_tool(system.mcp, "tools", tool, effect=effect.value)
+        for tool in ("echo", "add"):
+            system.grants.allow(Grant("local", AGENT, f"mcp.tools.{tool}", {}, "owner", system.now()))
         for key, value in STORED.items():
             await system.direct(AGENT, "kv.set", {"key": key, "value": value})
 
@@ -409,9 +527,13 @@ def _typed(home: Path, texts: Sequence[str]) -> list[Any]:
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """What each door decided, by case and door, and what the model elsewhere was sent."""
+    """What each door decided, by case and door, and what the model elsewhere was sent.
+
+    `others` has what was decided where somebody else than the owner asked.
+    """
 
     by_case: Mapping[str, Mapping[str, Outcome]]
+    others: Mapping[str, Mapping[str, Outcome]]
     direct: Mapping[str, Decided]
     heard: tuple[str, ...]
 
@@ -430,13 +552,15 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
         lines = _typed(home, [as_message(case) for case in every])
         local = {case.name: line["run"] for case, line in zip(every, lines, strict=True)}
         direct = asyncio.run(directly(Home(home), tuple(case for case in every if case.direct)))
+        others: dict[str, dict[str, Outcome]] = {}
         with serving(home) as server:
-            place = Place(home, server)
+            place = Place(home, server, loket(home, "token", "create", "editor", "--json")["secret"])
             for case in every:
                 found[case.name] = {name: door(place, case) for name, door in DOORS.items()}
                 found[case.name][LOCAL] = of_run(place, case, local[case.name])
+                others[case.name] = {name: door(place, case) for name, door in OTHERS.items()}
         heard = tuple(request.body["messages"][-1]["content"] for request in model.requests)
-    return Played(found, direct, heard)
+    return Played(found, others, direct, heard)
 
 
 @pytest.fixture(params=NAMES)
@@ -468,6 +592,47 @@ def test_every_door_reaches_the_same_decision(played: Played, case: Case) -> Non
             assert outcome == first, door
 
 
+def test_a_program_gets_the_same_decision_at_every_door(played: Played, case: Case) -> None:
+    """Whether it knows the agent as a model or as a partner: the same verdict by the same rules, and one sentence."""
+    at = {name: played.others[case.name][f"{name} of a program"] for name in PROGRAMS}
+    first = at["Chat Completions"]
+    assert isinstance(first, Decided)
+    assert set(at.values()) == {first}
+
+
+@pytest.mark.parametrize("door", OTHERS)
+def test_whoever_is_not_the_owner_gets_no_milder_decision(played: Played, case: Case, door: str) -> None:
+    """What the owner would be refused or asked about is refused there, by the same rule if it comes that far.
+
+    What is read first may be refused already, and then there is nothing that a reference could stand for.
+    """
+    owners, theirs = played.by_case[case.name]["HTTP API"], played.others[case.name][door]
+    assert isinstance(owners, Decided)
+    assert isinstance(theirs, Decided)
+    assert STRICT.index(theirs.verdict) >= STRICT.index(owners.verdict)
+    if owners.verdict == "deny" and theirs.code != "reference.invalid":
+        assert theirs.code == owners.code
+        assert case.rule in theirs.rules
+    if owners.code is not None and owners.verdict == "allow":
+        assert theirs.code is not None
+
+
+def test_what_a_program_says_leads_nowhere(played: Played) -> None:
+    """Of a tool that sends what it is told, the owner's words are enough, and a program's are asked about."""
+    name = "a tool of a server that is told what was asked"
+    assert {_verdict(outcome) for outcome in played.by_case[name].values()} == {"allow"}
+    theirs = played.others[name]
+    for door in PROGRAMS:
+        decided = theirs[f"{door} of a program"]
+        assert isinstance(decided, Decided)
+        assert (decided.verdict, decided.code) == ("deny", "approval.headless")
+        assert "floor.untrusted" in decided.rules
+
+
+def _verdict(outcome: Outcome) -> str:
+    return outcome.verdict if isinstance(outcome, Decided) else "foreseen"
+
+
 @pytest.mark.parametrize("name", [case.name for case in cases("") if case.direct])
 def test_what_does_not_depend_on_who_asks_is_decided_alike_for_the_owner(played: Played, name: str) -> None:
     """The floor, the schemas and the bounds hold for the owner's own call by the same rules, with the same code."""
@@ -479,7 +644,7 @@ def test_what_does_not_depend_on_who_asks_is_decided_alike_for_the_owner(played:
 def test_what_a_decision_obliges_to_is_done_at_every_door(played: Played) -> None:
     """The model elsewhere heard the same redacted sentence from each door, and nothing that is confidential."""
     kept = [text for text in played.heard if text.startswith("Keep ")]
-    assert len(kept) == len(DOORS) + 1
+    assert len(kept) == len(DOORS) + len(OTHERS) + 1
     assert len(set(kept)) == 1
     assert SECRET not in str(played.heard)
     assert len(played.heard) == len(kept)
@@ -488,3 +653,4 @@ def test_what_a_decision_obliges_to_is_done_at_every_door(played: Played) -> Non
 def test_every_door_has_every_case(played: Played) -> None:
     """Nothing is left out in silence."""
     assert {name: set(at) for name, at in played.by_case.items()} == {name: {*DOORS, LOCAL} for name in NAMES}
+    assert {name: set(at) for name, at in played.others.items()} == {name: set(OTHERS) for name in NAMES}

@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import itertools
 import json
+import re
 import tempfile
 import zoneinfo
 from collections.abc import Iterator, Mapping
@@ -179,6 +180,10 @@ def test_whoever_looks_at_any_moments_sees_every_due_time_once(
         ({"cron": "0 8 * * *", "timezone": "../../etc/passwd"}, "schedule.timezone"),
         ({"every_s": 0}, "schedule.seconds"),
         ({"every_s": True}, "schedule.seconds"),
+        ({"every_s": float("inf")}, "schedule.seconds"),
+        ({"idle_s": float("nan")}, "schedule.seconds"),
+        ({"at": "9999-12-31T23:59:59-23:00"}, "schedule.at"),
+        ({"at": "9999-12-31T23:59:59Z", "timezone": "Pacific/Auckland"}, "schedule.at"),
         ({"at": "tomorrow"}, "schedule.at"),
         ({"at": "2020-01-01T00:00:00Z"}, "schedule.past"),
         ({"file": "../other"}, "schedule.file"),
@@ -691,6 +696,25 @@ def test_a_new_file_wakes_once_it_is_quiet(machine: Machine) -> None:
     assert machine.on(2) == machine.on(2) == []
 
 
+_NAME = st.sampled_from(["a", "b", "ab"])
+_PART = st.sampled_from(["a", "b", "*", "?", "a*", "**"])
+
+
+@given(st.lists(_NAME, min_size=1, max_size=4), st.lists(_PART, min_size=1, max_size=5))
+def test_a_pattern_fits_what_its_expression_fits(path: list[str], pattern: list[str]) -> None:
+    """Parts stay within a name, and `**` stands for any folders: the same as a regular expression says."""
+    told = {"**": "(?:[^/]+/)*", "*": "[^/]*/", "?": "[^/]/", "a*": "a[^/]*/", "a": "a/", "b": "b/"}
+    expected = re.fullmatch("".join(told[part] for part in pattern), "/".join(path) + "/") is not None
+    assert bool(files.matching({"/".join(path): (1, 1)}, "/".join(pattern))) is expected
+
+
+def test_a_pattern_of_many_folders_is_soon_gone_through() -> None:
+    """As long as an agent may write one, over paths as deep as are looked at; by trying all ways it would not end."""
+    deep = {f"{'a/' * 16}{number}": (1, 1) for number in range(50)}
+    assert files.matching(deep, "/".join(["**"] * 66)) == deep
+    assert files.matching(deep, "/".join(["**", "a"] * 33) + "/x") == {}
+
+
 def test_a_file_that_was_only_touched_wakes_nobody(machine: Machine) -> None:
     """Contents count, not times."""
     machine.add({"file": "*"})
@@ -823,11 +847,11 @@ def test_a_webhook_that_is_flooded_says_so(machine: Machine) -> None:
     assert len(machine.runs) == 3
 
 
-@given(st.binary(max_size=200))
+@given(st.binary(max_size=200) | st.sampled_from([b"1e999", b'{"a": [-1e999]}', b"NaN"]))
 def test_any_body_is_a_value(body: bytes) -> None:
     """JSON, a text, or bytes in base64: what a module gets can be written as JSON."""
     value = hooks.payload_of(body)
-    json.dumps(value, ensure_ascii=False).encode()
+    json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     if isinstance(value, dict) and set(value) == {"base64"}:
         with contextlib.suppress(UnicodeDecodeError):
             assert body.decode()

@@ -7,7 +7,7 @@ Lessons come with the first search; before a tool is used, one more looks for th
 
 from typing import Any
 
-from commands import help_text, serve
+from commands import help_text, is_command, serve
 from learned import for_prompt
 from loket_guest import Refused, call, operation
 from prompts import (
@@ -55,7 +55,7 @@ def message(args: dict[str, Any]) -> dict[str, Any]:
     text = args["text"].strip()
     if not text:
         return {"text": help_text(), "recalled": [], "model": None}
-    if text.startswith("/"):
+    if is_command(text):
         reply, recalled = serve(text)
         return {"text": reply, "recalled": recalled, "model": None}
     return Conversation(args, text).answer()

@@ -1,11 +1,22 @@
 """Commands that work without a model: a message that begins with a slash."""
 
+import re
 from collections.abc import Callable
 
 from loket_guest import Refused, call
 
 Reply = tuple[str, list[int]]
 """The text, and the ids of the memories in it."""
+
+_NAME = re.compile(r"/[A-Za-z][A-Za-z0-9-]{0,30}")
+
+
+def is_command(text: str) -> bool:
+    """Tell whether the first word is a slash and a name: `/etc/hosts is wrong` is a message like any other.
+
+    What people type is answered by Loket itself; here it is what other agents say.
+    """
+    return _NAME.fullmatch(text.split(maxsplit=1)[0]) is not None
 
 
 def serve(text: str) -> Reply:

@@ -8,7 +8,12 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from loket.calling import PUBLISHER as CLIENTS
+from loket.calling import CallGuest
+from loket.channels import ChannelProvider, Channels
+from loket.channels import System as Relayed
 from loket.clockwork import approved, system_of
+from loket.commands import slash_of
 from loket.config import Config, load_config
 from loket.contracts import (
     OWNER,
@@ -42,6 +47,7 @@ from loket.kernel.state import RunState
 from loket.lessons import Lessons
 from loket.limits import WallTime
 from loket.mcp import Servers
+from loket.module_calls import ModuleCalls
 from loket.orchestrator import PlanGuest
 from loket.packages.change import Change, What
 from loket.planning import Planning
@@ -51,9 +57,7 @@ from loket.providers.exec import ExecProvider, exec_settings
 from loket.providers.fs import FsProvider
 from loket.providers.kv import KvProvider
 from loket.providers.llm import LlmProvider
-from loket.providers.llm_discover import default_settings, discover, embedded_path
-from loket.providers.llm_embedded import EmbeddedModel
-from loket.providers.llm_settings import EMBEDDED, LlmSettings, parse_routes
+from loket.providers.llm_choice import embedded_model, model_settings
 from loket.providers.message import MessageProvider
 from loket.providers.net import NetProvider
 from loket.providers.plan import PlanProvider
@@ -64,6 +68,8 @@ from loket.replay import Replayer
 from loket.sandbox import WasmSandbox
 from loket.schedules import Runner, Schedules, System
 from loket.schemas import compile_check
+from loket.skills import SkillProvider, Skills
+from loket.slash import CommandGuest
 from loket.store.kernel import request_of
 from loket.stores import open_stores
 from loket.tracing import Tracer
@@ -100,6 +106,7 @@ class Loket:
         self.schedules = Schedules(
             stores.schedules, vault, folder=home.files, home=home.root, now=now, approved=approved(stores.database)
         )
+        self.channels = Channels(stores.channels, vault)
         self._erasable: list[Erasable] = []
         self._providers: list[Provider] = [*self._own_providers(), llm, *more_providers]
         self.registry = Registry((*STOCK, *more_capabilities), self._providers, compile_check)
@@ -124,10 +131,13 @@ class Loket:
             note=self._noted,
             now=now,
         )
+        self.module_calls = ModuleCalls(self.registry, self.grants, compile_check, now)
         self._put_gate(policy)
         self._put_behind(idle_s)
         self.runner = Runner(self.schedules, self._clockwork(), now)
-        self.installed.watch(self._module_changed)
+        self.channels.bind(self._relayed())
+        for follows in (self.module_calls.follow, self.skills.follow, self._module_changed, self.channels.follow):
+            self.installed.watch(follows)
         self.unreadable_runs: list[str] = []
         """Unfinished runs that could not go on at the start, because nobody can read them; the others went on."""
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -142,8 +152,10 @@ class Loket:
         clockwork = ScheduleProvider(self.schedules, self._stores.schedules, self.now)
         self._erasable += [self.brain, values, files, messages, plans, clockwork]
         net, agents = NetProvider(self.vault), AgentsProvider(self.delegation)
+        self.skills = Skills(self.home.root / "skills", self.now, self._granted)
         programs = ExecProvider(self.home.files, exec_settings(self.config.exec), choose)
-        return [self.brain, values, files, net, agents, messages, plans, clockwork, programs]
+        late = (ChannelProvider(self.channels), SkillProvider(self.skills))
+        return [self.brain, values, files, net, agents, messages, plans, clockwork, programs, *late]
 
     def _put_gate(self, policy: Policy | None) -> None:
         """The counter with all that stands around it, and the engine that runs modules in front of it."""
@@ -180,6 +192,20 @@ class Loket:
             self.engine.unfinished, gate.limits.wall_of, lambda run, limit: self.engine.stop(run, limit=limit)
         )
         self.delegation.bind(self.engine, self.database, self.grants)
+        self.module_calls.bind(self.engine, self.database)
+        self.slash = slash_of(
+            module=lambda agent: self.installed.module(agent)[0],
+            grants=self.grants,
+            registry=self.registry,
+            calls=self.module_calls,
+            skills=self.skills.known,
+            database=self.database,
+            approvals=gate.approvals,
+            engine=self.engine,
+            events=self.watching.watch,
+            finished=self.finished,
+            now=self.now,
+        )
         self.planning.bind(
             self.engine,
             self.database,
@@ -232,14 +258,29 @@ class Loket:
             now=self.now,
         )
 
+    def _relayed(self) -> Relayed:
+        """What channels need of all this."""
+        return Relayed(
+            send=self.send,
+            perform=self.perform,
+            ending=self.finished,
+            events=self.watching.watch,
+            asked=lambda run: [one.approval for one in self.approvals.open_of([run])],
+            leave=lambda value: self.leaving.answer(value, "channel"),
+            check=self.installed.module,
+            now=self.now,
+        )
+
     def _module_changed(self, name: str, change: Change) -> None:
         """The schedules of a removed agent go with it."""
         if change.what is What.REMOVED:
             self.schedules.remove_agents([name])
 
     def _guest(self, module: ModuleRef) -> Guest:
-        """A module, ready to run, plans of it too."""
-        return PlanGuest(self.installed.load(module))
+        """A module, ready to run, plans of it too; a client's one call."""
+        if module.publisher == CLIENTS:
+            return CallGuest(module.digest)
+        return CommandGuest(PlanGuest(self.installed.load(module)))
 
     def _purge(self, runs: Collection[str]) -> None:
         """Erase what hangs on runs outside the stores of the capabilities: what was typed is not kept by run."""
@@ -300,6 +341,7 @@ class Loket:
 
     async def close(self) -> None:
         """Stop everything; works after a failed start too."""
+        await self.channels.close()
         await self._wall.close()
         await self.lessons.close()
         await self.engine.close()
@@ -350,15 +392,26 @@ class Loket:
             "conversation": conversation,
             "agent": agent,
             "persona": package.persona,
-            "rules": f"{self.proposals.rules(agent, package.rules)}\n\n{self.leaving.canary(agent)}".strip(),
+            "rules": "\n\n".join(filter(None, self._rules(agent, package.rules))),
             "tools": self._tools(ref),
             **more,
         }
         return ref, args
 
+    def _granted(self, agent: str) -> set[str]:
+        ref, _package = self.installed.module(agent)
+        return {grant.capability for grant in self.grants.held(ref.publisher, ref.id)}
+
+    def _rules(self, agent: str, own: str) -> tuple[str, str, str]:
+        """What an agent is told beside its persona: its rules, the skills that it may read, and its canary."""
+        return self.proposals.rules(agent, own), self.skills.words(agent), self.leaving.canary(agent)
+
     async def _accept(
         self, agent: str, text: str, conversation: str, message: str | None, sender: Sender | None
     ) -> str:
+        command = await self.slash.request(agent, text, conversation=conversation, sender=sender)
+        if command is not None:
+            return await self.engine.submit(command, message)
         who = sender or Sender(Principal("agent", agent), (str(OWNER),), text)
         ref, args = self.message_to(agent, text, conversation, who.arguments)
         request = self._request(agent, who.principal, ref, conversation, "message", args, who.words, who.labels)
@@ -367,10 +420,11 @@ class Loket:
     def _tools(self, ref: ModuleRef) -> list[dict[str, Json]]:
         """What the agent may offer to a model: what was granted, but models, its own notes and the clockwork."""
         granted = {grant.capability for grant in self.grants.held(ref.publisher, ref.id)}
+        unsaid = ("kv", "llm") if self.skills.words(ref.id) else ("kv", "llm", "skill")
         return [
             {"name": c.id, "description": c.summary, "parameters": c.arguments}
             for c in self.registry.all()
-            if c.id in granted and not c.side and c.family not in ("kv", "llm")
+            if c.id in granted and not c.side and c.family not in unsaid
         ]
 
     async def direct(self, agent: str, capability: str, args: dict[str, Json]) -> Ending:
@@ -430,8 +484,9 @@ async def running(
         config = load_config(home.config)
         vault = FileVault(home.vault, keyring=config.vault_keyring)
         if llm is None:
-            settings = await model_settings(home, config)
-            llm = LlmProvider(settings, vault, embedded_model(home, settings), compile_schema=compile_check)
+            settings = await model_settings(home.root, config.models)
+            embedded = embedded_model(home.root, settings, home.logs / "model.log")
+            llm = LlmProvider(settings, vault, embedded, compile_schema=compile_check)
         system = Loket(home, config, llm=llm, vault=vault, **parts)
         try:
             sound = system.journal.broken is None  # else only looking at it is left
@@ -441,19 +496,3 @@ async def running(
             yield system
         finally:
             await system.close()
-
-
-async def model_settings(home: Home, config: Config) -> LlmSettings:
-    """The models that the settings name; without settings, what is found on this machine."""
-    if config.models:
-        return parse_routes(config.models)
-    return default_settings(home.root, await discover())
-
-
-def embedded_model(home: Home, settings: LlmSettings) -> EmbeddedModel | None:
-    """The embedded model that these settings mean, not started yet."""
-    path = embedded_path(home.root, settings)
-    if path is None:
-        return None
-    context = next((route.context for route in settings.routes if route.kind == "embedded"), EMBEDDED.context)
-    return EmbeddedModel(path, context=context, log=home.logs / "model.log")

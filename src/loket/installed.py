@@ -449,8 +449,9 @@ class Installed:
                 self._sandbox.forget(was[0].digest)
 
     def _revoke_all(self, publisher: str, name: str) -> None:
-        for grant in self._grants.held(publisher, name):
-            self._grants.revoke(publisher, name, grant.capability)
+        for grant in self._grants.all():  # what others were granted of it too: its name may be somebody else's next
+            if (grant.publisher, grant.module) == (publisher, name) or grant.capability.startswith(f"{name}."):
+                self._grants.revoke(grant.publisher, grant.module, grant.capability)
 
     def settle(self) -> None:
         """Take the grants of removed modules back whose last run has ended. Called whenever a run has."""

@@ -4,12 +4,13 @@ import tomllib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from loket.app import Loket, embedded_model, model_settings
+from loket.app import Loket
 from loket.config import load_config
 from loket.contracts import BadInput
 from loket.durable import write_private
 from loket.home import Home
 from loket.providers.llm import LlmProvider
+from loket.providers.llm_choice import embedded_model, model_settings
 from loket.providers.llm_discover import discover, find_embedded, pull
 from loket.providers.llm_settings import PRESETS, LlmSettings, Route, parse_routes
 
@@ -108,8 +109,9 @@ def _write(home: Home, document: Any) -> None:
 
 async def reload(system: Loket) -> None:
     """Read the models' settings again; calls in flight end on the ones they started with."""
-    settings: LlmSettings = await model_settings(system.home, load_config(system.home.config))
-    await _provider(system).reconfigure(settings, embedded_model(system.home, settings))
+    home = system.home
+    settings: LlmSettings = await model_settings(home.root, load_config(home.config).models)
+    await _provider(system).reconfigure(settings, embedded_model(home.root, settings, home.logs / "model.log"))
 
 
 async def fetch(system: Loket, progress: Callable[[dict[str, Any]], None], source: str | None) -> dict[str, Any]:

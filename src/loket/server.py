@@ -20,6 +20,9 @@ from loket.gateway.http import Gateway, make_server
 from loket.gateway.passwords import Passwords
 from loket.gateway.sessions import Sessions, Tokens
 from loket.home import Home, hold
+from loket.mcp_server.desk import Desk
+from loket.mcp_server.door import mcp_door
+from loket.mcp_server.local import listening
 from loket.operations import Operations
 from loket.operations.audit import auditor_of
 from loket.operations.pending import arrived_at, dropbox_of
@@ -49,12 +52,23 @@ async def serve(home: Home, port: int, say: Callable[[str], None]) -> None:
     with _listen(port) as listener:
         port = listener.getsockname()[1]
         say(f"Loket starts on http://127.0.0.1:{port} (home {home.root}) ...")
-        async with running(home, idle_s=IDLE_S) as system, api_of(home) as api:
-            gateway = Gateway(Operations(system).perform, home.secret(home.token), lambda: True, api, (a2a_door,))
+        async with (
+            running(home, idle_s=IDLE_S) as system,
+            api_of(home) as api,
+            contextlib.AsyncExitStack() as more,
+        ):
+            desk = Desk(system, os.urandom(32))
+            doors = (a2a_door, mcp_door(desk))
+            gateway = Gateway(Operations(system).perform, home.secret(home.token), lambda: True, api, doors)
             server = make_server(gateway, port)
             loop = asyncio.get_running_loop()
             for name in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(name, setattr, server, "should_exit", True)
+            await more.enter_async_context(listening(desk))
+            if system.config.listen is not None:
+                from loket.sharing import sharing  # certificates: few homes share anything
+
+                await more.enter_async_context(sharing(home, system.config, api, mcp_door(desk), say))
             code = await api.accounts.setup_code()
             listener.listen(_BACKLOG)  # whoever reads where it listens may connect at once
             write_private(home.server, json.dumps({"port": port, "pid": os.getpid()}).encode())
@@ -65,12 +79,15 @@ async def serve(home: Home, port: int, say: Callable[[str], None]) -> None:
                     say(_setup_line(port, code))
                 for line in _left_undone(system):
                     say(line)
+                await system.channels.start()
                 await server.serve(sockets=[listener])
             finally:
                 home.server.unlink(missing_ok=True)
+                await more.aclose()  # nothing new comes in while what is there is drained
                 for task in beside:
                     task.cancel()
                 await asyncio.gather(*beside, return_exceptions=True)  # before what they send to is drained
+                await system.channels.close()
                 await drain(system.engine)
     say("Loket has stopped.")
 

@@ -14,6 +14,7 @@ from loket.providers.plan import PLAN_MIGRATIONS
 from loket.providers.vault import FileVault
 from loket.store.agents import AgentDatabases
 from loket.store.bus import Bus
+from loket.store.channels import ChannelStore
 from loket.store.kernel import KernelDatabase
 from loket.store.mcp import McpTable
 from loket.store.proposals import Proposals
@@ -40,6 +41,7 @@ class Stores:
     grants: Grants
     brains: AgentDatabases
     bus: Bus
+    channels: ChannelStore
     proposals: Proposals
     users: UserTable
     mcp: McpTable
@@ -47,7 +49,16 @@ class Stores:
 
     def close(self) -> None:
         """Close every file; the kernel's last, as what the others close may still be written there."""
-        for store in (self.brains, self.bus, self.proposals, self.users, self.schedules, self.mcp, self.database):
+        for store in (
+            self.brains,
+            self.bus,
+            self.channels,
+            self.proposals,
+            self.users,
+            self.schedules,
+            self.mcp,
+            self.database,
+        ):
             store.close()
 
 
@@ -74,6 +85,7 @@ def open_stores(home: Home, config: Config, vault: FileVault, now: Callable[[], 
             encrypted=config.brains_encrypted,
         ),
         bus=Bus(home.bus, now, vfs),
+        channels=ChannelStore(home.channels, vfs),
         proposals=Proposals(home.proposals, vfs),
         users=UserTable(home.users, vfs),
         mcp=McpTable(home.root / "mcp.db", vfs),

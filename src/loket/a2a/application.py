@@ -5,7 +5,9 @@ Tasks belong to whoever made them. They are kept in memory: after a restart of t
 stands in the journal.
 """
 
+import hashlib
 import json
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,11 +47,16 @@ from loket.gateway.sse import Work
 
 PROTOCOL = "1.0"
 _REST = "/v1"
+_LONGEST_ID = 64
+_MOST_TASKS = 1_000
+"""Of one visitor and one agent, the newest."""
+_MOST_BYTES = 16 << 20
+"""Of these, all together; the newest is kept whatever its size."""
 
 
 def application(services: Services, about: Mapping[str, str]) -> Starlette:
     """The routes of an agent (`id`, `version`, `summary`), relative to where they are mounted."""
-    handler = DefaultRequestHandlerV2(_Executor(services, about["id"]), InMemoryTaskStore(), _card(about, ""))
+    handler = DefaultRequestHandlerV2(_Executor(services, about["id"]), Tasks(), _card(about, ""))
     builder = _ContextBuilder()
 
     async def card(request: Request) -> Response:
@@ -98,6 +105,26 @@ class _Visitor(User):
         return self._name
 
 
+class Tasks(InMemoryTaskStore):
+    """Tasks in memory, the newest of each visitor: whoever sends many pushes out its own and nobody else's."""
+
+    def __init__(self, most: int = _MOST_TASKS, most_bytes: int = _MOST_BYTES) -> None:
+        super().__init__()
+        self._most = most
+        self._most_bytes = most_bytes
+        self._held: dict[str, OrderedDict[str, int]] = {}
+        """Bytes of the tasks of each visitor, those that changed last at the end."""
+
+    async def save(self, task: Task, context: ServerCallContext) -> None:
+        """Keep a task, and no more than there is room for."""
+        await super().save(task, context)
+        held = self._held.setdefault(context.user.user_name, OrderedDict())
+        held[task.id] = task.ByteSize()
+        held.move_to_end(task.id)
+        while len(held) > 1 and (len(held) > self._most or sum(held.values()) > self._most_bytes):
+            await super().delete(held.popitem(last=False)[0], context)
+
+
 class _ContextBuilder(DefaultServerCallContextBuilder):
     """Takes the user from the gateway's doorkeeper, and hands no header on that holds a secret."""
 
@@ -140,8 +167,8 @@ class _Executor(AgentExecutor):
     def _operation(self, context: RequestContext) -> tuple[str, dict[str, Any]]:
         who = context.call_context.user.user_name
         sent = context.message.message_id if context.message is not None else ""
-        args = {"agent": self._agent, "text": context.get_user_input(), "message": f"a2a:{who}:{sent}"[:200]}
-        place = f"a2a:{context.context_id}"[:150]
+        args = {"agent": self._agent, "text": context.get_user_input(), "message": f"a2a:{who}:{_short(sent)}"}
+        place = f"a2a:{_short(context.context_id or '')}"
         if owner_says(who):
             return "ask", {**args, "conversation": place}
         return "clients.ask", {**args, "client_name": who, "conversation": f"{who}:{place}"}
@@ -170,6 +197,11 @@ class _Executor(AgentExecutor):
                 if error.code != "run.finished":
                     raise
         await TaskUpdater(event_queue, context.task_id or "", context.context_id or "").cancel()
+
+
+def _short(identity: str) -> str:
+    """An id of the other side's within one of ours: a long one by its digest, as its beginning could be another's."""
+    return identity if len(identity) <= _LONGEST_ID else hashlib.sha256(identity.encode()).hexdigest()
 
 
 def _said(updater: TaskUpdater, text: str) -> Any:

@@ -394,6 +394,7 @@ _SOURCES = {
     "capability": "an answer of {}",
     "client": "the program {}",
     "host": "the web host {}",
+    "mcp": "the server and tool {}",
     "model": "the model {}",
     "package": "the package {}",
     "sender": "the sender {}",

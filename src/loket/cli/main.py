@@ -15,19 +15,26 @@ from loket.cli import (
     bench,
     brain,
     bus,
+    channels,
     client,
     doctor,
     erase,
+    keys,
     lessons,
     limits,
+    mcp,
     models,
     modules,
+    packs,
     plans,
     poison,
     policy,
     runs,
+    schedules,
     server,
     show,
+    skills,
+    slash,
     talk,
     tools,
     users,
@@ -48,7 +55,10 @@ app = typer.Typer(
 server.add_to(app)
 talk.add_to(app)
 modules.add_to(app)
+packs.add_to(app)
+keys.add_to(app)
 tools.add_to(app)
+slash.add_to(app)
 models.add_to(app)
 erase.add_to(app)
 poison.add_to(app)
@@ -61,8 +71,12 @@ backup.add_to(app)
 doctor.add_to(app)
 bench.add_to(app)
 app.add_typer(runs.app, name="runs")
+app.add_typer(mcp.app, name="mcp")
 app.add_typer(limits.app, name="limits")
 app.add_typer(plans.app, name="plans")
+app.add_typer(schedules.app, name="schedule")
+app.add_typer(channels.app, name="channels")
+app.add_typer(skills.app, name="skills")
 app.add_typer(audit.app, name="audit")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(bus.app, name="subscriptions")

@@ -15,7 +15,14 @@ _SHOWN = 60
 _MOST = 20
 """Runs that are shown, the newest."""
 _WHY = {"derived": "derived from it", "exposed": "only exposed to it"}
-_STORES = {"brain": "memory", "kv": "value", "fs": "file", "plan": "plan", "message": "subscription", "schedule": "schedule"}
+_STORES = {
+    "brain": "memory",
+    "kv": "value",
+    "fs": "file",
+    "plan": "plan",
+    "message": "subscription",
+    "schedule": "schedule",
+}
 
 Source = Annotated[
     str,

@@ -20,8 +20,12 @@ DONE, FAILED, USAGE, REFUSED = 0, 1, 2, 3
 _WORDS = {"refusal": "Refused", "input": "Wrong input", "ended": "Run ended", "damaged": "Damaged"}
 """How the branches of the error tree are called; all others are `Failed`."""
 
-_CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+_TURNING = (*range(0x2028, 0x202F), *range(0x2066, 0x206A))
+"""What begins a line, or turns the order of what follows: a text would be read otherwise than it is."""
+_CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160), *_TURNING) if chr(code) not in "\n\t"}
 """What could command a terminal: texts come from models and from wherever those have read."""
+_ESCAPED = {code: f"\\u{code:04x}" for code in (*range(127, 160), *_TURNING)}
+"""The same in JSON, where control characters of ASCII are escaped already."""
 
 _GAP = 2
 """Spaces between columns."""
@@ -34,7 +38,8 @@ def clean(text: str) -> str:
 
 def as_json(value: Any) -> None:
     """Print a JSON value on one stream, readable for people too."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))  # noqa: T201 - printing is the point
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    print(text.translate(_ESCAPED))  # noqa: T201 - printing is the point
 
 
 def say(text: str = "") -> None:

@@ -68,7 +68,7 @@ EXEC: tuple[Capability, ...] = (
         args_kb=4_096,
         answer_kb=4_096,
         waits=True,
-        examples=({"binary": "/usr/bin/jq", "arguments": [".name"], "input": '{"name": "Ana"}'},),
+        examples=({"binary": "/usr/bin/jq", "arguments": ["length"], "input": "[1, 2]"},),
         data=Data(types={"binary": ArgType("path"), "arguments": ArgType("text")}),
     ),
 )

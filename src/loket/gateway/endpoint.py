@@ -192,7 +192,8 @@ async def received(request: Request) -> bytes:
 def _object(data: bytes) -> dict[str, Any]:
     try:
         value = json.loads(data, parse_constant=_no_constant)
-        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair can be written nowhere
+        # half a surrogate pair can be written nowhere, nor what is read as infinite (1e999)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise BadInput("gateway.body", f"the body is no JSON: {_safe(error)}", "send a JSON object") from None
     if not isinstance(value, dict):

@@ -2,14 +2,20 @@
 
 import contextlib
 import json
+from typing import Any
 
 from starlette.responses import Response, StreamingResponse
 
 from loket.contracts import BadInput, Failed, from_dict
 from loket.gateway import account_routes as account
 from loket.gateway import approval_routes as approval
+from loket.gateway import channel_routes as channel
+from loket.gateway import hook_routes as hook
+from loket.gateway import mcp_routes as mcp
+from loket.gateway import module_openapi, shapes
+from loket.gateway import module_routes as module
 from loket.gateway import openai_routes as openai
-from loket.gateway import shapes
+from loket.gateway import skill_routes as skill
 from loket.gateway.access import Access
 from loket.gateway.endpoint import Asked, Endpoint, Services, answered, through, unheard
 from loket.gateway.shapes import taken, text
@@ -67,11 +73,20 @@ async def _send(services: Services, asked: Asked) -> Response:
             'name it with letters, digits and blanks, such as {"conversation": "main"}',
         )
     if "text/event-stream" not in asked.request.headers.get("accept", ""):
-        sent = await services.perform("messages.send", asked.args, unheard)
+        sent = await services.perform("messages.send", _sent(asked), unheard)
         await _linked(services, asked, sent["run"])
         return answered(sent, 202, {"Location": f"/v1/runs/{sent['run']}"})
-    work = services.start(Work(services.perform, "messages.send", {**asked.args, "watch": True}))
+    work = services.start(Work(services.perform, "messages.send", {**_sent(asked), "watch": True}))
     return await _streamed(services, asked, work, looks=False)
+
+
+def _sent(asked: Asked) -> dict[str, Any]:
+    """The arguments of a message; a program's ids are its own: no message of a schedule or a channel has such a one."""
+    visitor = asked.visitor
+    if visitor is None or visitor.kind != "token":
+        return asked.args
+    args = {**asked.args, "program": True}
+    return {**args, "message": f"token:{visitor.name}:{args['message']}"} if "message" in args else args
 
 
 async def _linked(services: Services, asked: Asked, run: str) -> None:
@@ -299,6 +314,12 @@ ROUTES = (
         errors=(404,),
     ),
     *approval.ROUTES,
+    *hook.ROUTES,
+    *channel.ROUTES,
+    *mcp.ROUTES,
+    *module.ROUTES,
+    *module_openapi.ROUTES,
+    *skill.ROUTES,
     *openai.ROUTES,
     Endpoint(
         "GET",

@@ -79,11 +79,32 @@ def arguments(definition: Mapping[str, Json]) -> dict[str, Json]:
 
 def texts_of(definition: Mapping[str, Json]) -> tuple[str, ...]:
     """Names of the arguments that can hold a text: what is critical, unless the owner says otherwise."""
-    properties = arguments(definition).get("properties")
-    found = properties.items() if isinstance(properties, Mapping) else ()
-    return tuple(str(name) for name, schema in found if _holds_text(schema))
+    found = list(_properties(arguments(definition)))
+    return tuple(dict.fromkeys(name for name, schema in found if _holds_text(schema)))
 
 
+_PARTS_OF = ("allOf", "anyOf", "oneOf")
+_PART_OF = ("if", "then", "else", "not")
+
+
+def _properties(schema: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Properties that a schema speaks of, those of its branches too: an argument may be declared in any of them."""
+    if not isinstance(schema, Mapping) or depth > _DEEPEST:
+        return
+    own = schema.get("properties")
+    yield from ((str(name), one) for name, one in own.items()) if isinstance(own, Mapping) else ()
+    branches = [schema.get(key) for key in _PART_OF]
+    for key in _PARTS_OF:
+        several = schema.get(key)
+        branches += several if isinstance(several, list) else []
+    dependent = schema.get("dependentSchemas")
+    branches += list(dependent.values()) if isinstance(dependent, Mapping) else []
+    for branch in branches:
+        yield from _properties(branch, depth + 1)
+
+
+_DEEPEST = 16
+"""Branches inside branches that are looked at."""
 _NO_TEXT = frozenset({"integer", "number", "boolean", "null"})
 
 
@@ -99,7 +120,7 @@ def _holds_text(schema: Any) -> bool:
     choices = schema.get("anyOf") or schema.get("oneOf")
     if kind is None and isinstance(choices, list):
         return any(_holds_text(choice) for choice in choices)
-    if kind == "array" and "items" in schema:
+    if kind == "array" and "items" in schema and "prefixItems" not in schema:
         return _holds_text(schema["items"])
     return True
 

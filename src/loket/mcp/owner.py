@@ -229,7 +229,7 @@ async def approve_tool(
 def _critical(tool: KeptTool, given: Sequence[str] | None) -> tuple[str, ...]:
     """The critical arguments: as given, as before where these are all still there, else all that can hold a text."""
     properties = arguments(tool.definition).get("properties")
-    known = set(properties) if isinstance(properties, Mapping) else set()
+    known = {*(properties if isinstance(properties, Mapping) else ()), *texts_of(tool.definition)}
     if given is None:
         before = tool.critical if tool.effect is not None else ()
         fresh = [name for name in texts_of(tool.definition) if name not in _texts_before(tool)]

@@ -215,9 +215,9 @@ class Servers:
         """Perform a tool. Raises `Refusal` (`mcp.changed` and others) and `Failed`."""
         _family, server, encoded = call.capability.split(".", 2)
         name = names.decode(encoded)
-        connection = await self.checked(server)
-        tool = self._callable(server, name)
         label = f"{names.FAMILY}:{server}/{name}"
+        connection = await self._heard(server, label)
+        tool = self._callable(server, name)
         with contextlib.closing(Shown(call)) as progress:
             try:
                 result = await connection.call(name, call.args, call.deadline_s, progress)
@@ -228,6 +228,15 @@ class Servers:
             raise _told(f"{call.capability} failed, and says: {said(result, _MESSAGE)}", label)
         self._fits(tool, result, label)
         return answer_of(result, label)
+
+    async def _heard(self, server: str, label: str) -> Connection:
+        """A checked connection; what a server says instead of one is its own words, which carry the label."""
+        try:
+            return await self.checked(server)
+        except (Failed, Refusal) as error:
+            if isinstance(error, Refusal) and error.blame != "provider":
+                raise
+            raise _told(error.message, label, error.code, error.remedy) from None
 
     def _callable(self, server: str, name: str) -> KeptTool:
         """A tool that may be called now. Raises `Refusal` with the command that helps."""

@@ -65,31 +65,43 @@ def _confined(server: Server, argv: tuple[str, ...], workspace: Path, environmen
     for folder in server.folders:
         if not Path(folder.path).exists():
             raise BadInput("mcp.folder", f"there is no folder {folder.path}", command("mcp", "show", server.name))
+    writable = tuple(Path(folder.path) for folder in server.folders if folder.writable)
     return Confine(
         argv=argv,
         workspace=workspace,
         environment=environment,
-        readable=(*_installed(argv[0]), *(Path(folder.path) for folder in server.folders if not folder.writable)),
-        writable=tuple(Path(folder.path) for folder in server.folders if folder.writable),
+        readable=(
+            *_installed(argv[0], (workspace, *writable)),
+            *(Path(folder.path) for folder in server.folders if not folder.writable),
+        ),
+        writable=writable,
         network=server.network,
         memory_mb=server.memory_mb,
         processes=server.processes,
     )
 
 
-def _installed(program: str) -> tuple[Path, ...]:
+def _installed(program: str, writable: tuple[Path, ...]) -> tuple[Path, ...]:
     """Where a program lies that is no part of the system: its installation, and what its links lead to.
 
     `/opt/tools/bin/server` is in `/opt/tools`; a virtual environment also needs the Python that it was made with. Of
     `~/.local/bin/server` the file alone is shown: beside it are other things of the owner's.
+
+    What lies where the server may write is not asked what else it needs: it could name any folder of the owner's.
     """
     found: list[Path] = []
-    for path in (Path(program), *_led(Path(program))):
+    for path in (Path(program), *_led(Path(program), writable)):
         folder = path.parent.parent if path.parent.name in ("bin", "Scripts") else path.parent
         if not _systems(folder):
             found.append(path if _owners(folder) else folder)
-        found += _python_of(folder)
+        found += _python_of(folder) if not _its_own(path, writable) else []
     return tuple(dict.fromkeys(found))
+
+
+def _its_own(path: Path, writable: tuple[Path, ...]) -> bool:
+    """Whether a file, or the environment of Python that it is in, is among what the server may write."""
+    places = (path.parent.resolve(), path.parent.parent.resolve())
+    return any(place.is_relative_to(one.resolve()) for place in places for one in writable)
 
 
 def _owners(folder: Path) -> bool:
@@ -98,19 +110,21 @@ def _owners(folder: Path) -> bool:
     return home.is_relative_to(folder) or (folder.parent == home and not (folder / "pyvenv.cfg").exists())
 
 
-def _led(path: Path) -> list[Path]:
+def _led(path: Path, writable: tuple[Path, ...]) -> list[Path]:
     """The places that a link leads to, one after the other; of a script, the program of its first line too."""
     found: list[Path] = []
-    while path.is_symlink() and len(found) < 20:  # noqa: PLR2004 - a chain that is longer is a circle
+    while not _its_own(path, writable) and path.is_symlink() and len(found) < 20:  # noqa: PLR2004 - a circle
         path = path.parent / path.readlink()
         path = Path(os.path.normpath(path))
         found.append(path)
+    if _its_own(path, writable):
+        return found
     with path.open("rb") as file:
         head = file.read(256)
     if head.startswith(b"#!"):
         word = head[2:].split(b"\n")[0].strip().split(b" ")[0].decode(errors="replace")
         if word.startswith("/") and Path(word).exists() and Path(word) not in found:
-            found += [Path(word), *_led(Path(word))]
+            found += [Path(word), *_led(Path(word), writable)]
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from loket.app import Loket
 from loket.contracts import BadInput, RowKind
-from loket.mcp import oauth, owner
+from loket.mcp import names, oauth, owner
 from loket.mcp.importing import Found, read_file, usual
 from loket.mcp.settings import read
 from loket.operations.table import Emit, operation
@@ -143,10 +143,18 @@ async def mcp_enable(system: Loket, _emit: Emit, *, name: str, enabled: bool) ->
 
 @operation("mcp.remove")
 async def mcp_remove(system: Loket, _emit: Emit, *, name: str) -> dict[str, Any]:
-    """Forget a server with its tools, approvals and tokens."""
+    """Forget a server with its tools, approvals and tokens, and take back what was granted of it."""
     result = await owner.remove(system.mcp, name)
+    await asyncio.to_thread(_revoke, system, name)
     await _note(system, "mcp.remove", server=name)
     return result
+
+
+def _revoke(system: Loket, server: str) -> None:
+    """Take back all grants of a server's tools: the next one of that name may be somebody else's."""
+    for grant in system.grants.all():
+        if grant.capability.startswith(f"{names.FAMILY}.{server}."):
+            system.grants.revoke(grant.publisher, grant.module, grant.capability)
 
 
 @operation("mcp.login")

@@ -7,9 +7,10 @@ from typing import Any
 from loket.app import Loket
 from loket.approvals import Waiting
 from loket.children import waits_for
-from loket.contracts import BadInput, RunStatus
+from loket.contracts import BadInput, Refusal, RunStatus
 from loket.operations.runs import run_id
 from loket.operations.table import Emit, operation
+from loket.slash import needs_owner
 
 _MOST_RUNS = 1_000
 _MOST_READ = 1 << 17
@@ -28,10 +29,17 @@ async def messages_send(
     conversation: str = "main",
     message: str | None = None,
     watch: bool = False,
+    program: bool = False,
 ) -> dict[str, Any]:
-    """Accept a message: `run`. With `watch` the run's events follow, the last one of the type `end`."""
+    """Accept a message: `run`. With `watch` the run's events follow, the last one of the type `end`.
+
+    A `program` speaks with an API token: it does not decide for the owner.
+    """
     if not text.strip():
         raise BadInput("ask.text", "the text is empty", "say something")
+    if program and needs_owner(text):
+        said = f"{text.split(maxsplit=1)[0]} is for the owner alone, and an API token is not enough for it"
+        raise Refusal("slash.owner", said, "loket approvals list", blame="owner")
     run = await system.send(agent, text, conversation=conversation, message=message)
     emit({"type": "accepted", "run": run})
     if watch:

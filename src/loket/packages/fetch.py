@@ -62,6 +62,15 @@ def _check(address: str) -> None:
     )
 
 
+def _check_not_inward(address: str, following: str) -> None:
+    """Raises `BadInput` where an address elsewhere leads to this machine."""
+    before, after = (urllib.parse.urlsplit(one).hostname or "" for one in (address, following))
+    if _is_here(after) and not _is_here(before):
+        raise BadInput(
+            "pack.address", f"{address} leads to this machine, to {following}", "name the pack's own address"
+        )
+
+
 def _is_here(host: str) -> bool:
     if host == "localhost":
         return True
@@ -72,13 +81,17 @@ def _is_here(host: str) -> bool:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows to addresses that could have been named themselves."""
+    """Follows to addresses that could have been named themselves; to this machine only from this machine.
+
+    Else whoever serves a pack could have any server of this machine asked.
+    """
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> urllib.request.Request | None:
         try:
             _check(newurl)
+            _check_not_inward(req.full_url, newurl)
         except BadInput:
             fp.close()
             raise

@@ -209,21 +209,22 @@ async def _ended(launch: Launch, given: bytes, timeout_s: float) -> _Ended:
         start_new_session=True,
     )
     out, error = bytearray(), bytearray()
+    reading = (
+        asyncio.create_task(_kept(process.stdout, out, _OUT_KB << 10)),
+        asyncio.create_task(_kept(process.stderr, error, _ERROR_KB << 10)),
+    )
     timed_out = False
     try:
         async with asyncio.timeout(timeout_s):
-            await asyncio.gather(
-                _fed(process, given),
-                _kept(process.stdout, out, _OUT_KB << 10),
-                _kept(process.stderr, error, _ERROR_KB << 10),
-                process.wait(),
-            )
+            await asyncio.gather(_fed(process, given), *map(asyncio.shield, reading), process.wait())
     except TimeoutError:
         timed_out = True
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        status = await process.wait()
+        await asyncio.to_thread(launch.close)  # whatever left the group, and holds the pipes open
+        status = await process.wait()  # returns when the pipes were read to their ends, so those who read go on
+        await asyncio.gather(*reading)
     return _Ended(status if status >= 0 else 128 - status, timed_out, bytes(out), bytes(error))
 
 

@@ -70,11 +70,16 @@ def matching(files: Mapping[str, Look], pattern: str) -> dict[str, Look]:
 
 
 def _fits(parts: list[str], wanted: list[str]) -> bool:
-    if not wanted:
-        return not parts
-    if wanted[0] == "**":
-        return any(_fits(parts[n:], wanted[1:]) for n in range(len(parts) + 1))
-    return bool(parts) and fnmatch.fnmatchcase(parts[0], wanted[0]) and _fits(parts[1:], wanted[1:])
+    """Whether folders and name fit, in steps as many as both together have pairs: the pattern is an agent's."""
+    fitting = {0}  # how many of the parts those of the pattern so far can stand for
+    for one in wanted:
+        if one == "**":
+            fitting = set(range(min(fitting), len(parts) + 1))
+        else:
+            fitting = {at + 1 for at in fitting if at < len(parts) and fnmatch.fnmatchcase(parts[at], one)}
+        if not fitting:
+            return False
+    return len(parts) in fitting
 
 
 def baseline(folder: Path, pattern: str) -> dict[str, Known]:

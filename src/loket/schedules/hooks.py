@@ -99,7 +99,7 @@ def payload_of(body: bytes) -> Json:
         return {"base64": base64.b64encode(body).decode()}
     try:
         value = json.loads(text, parse_constant=_no_number)
-        json.dumps(value, ensure_ascii=False).encode()
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # 1e999 is read as infinite
     except (ValueError, RecursionError):
         return text
     return value

@@ -214,8 +214,8 @@ def _idle(trigger: Mapping[str, Any], _now: float, _zone: str) -> dict[str, Json
 
 
 def _seconds(value: Any, name: str) -> int:
-    whole = isinstance(value, (int, float)) and not isinstance(value, bool) and value == int(value)
-    if not whole or not 1 <= value <= _LONGEST_S:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and 1 <= value <= _LONGEST_S
+    if not number or value != int(value):
         raise BadInput("schedule.seconds", f"{name} is {value!r}, and has to be a whole number from 1 on", "3600")
     return int(value)
 
@@ -225,11 +225,12 @@ def _at(trigger: Mapping[str, Any], now: float, zone: str) -> dict[str, Json]:
     try:
         said = dt.datetime.fromisoformat(text)
         at = (said if said.tzinfo is not None else said.replace(tzinfo=zoneinfo.ZoneInfo(name))).timestamp()
+        there = dt.datetime.fromtimestamp(at, zoneinfo.ZoneInfo(name)).isoformat()
     except (ValueError, OverflowError):
         raise BadInput("schedule.at", f"{text[:80]!r} is no date with a time of day", "2026-11-22T08:00") from None
     if at <= now:
         raise BadInput("schedule.past", f"{text} is over", "name a time that is still to come")
-    return {"at": dt.datetime.fromtimestamp(at, zoneinfo.ZoneInfo(name)).isoformat(), "at_s": at, "timezone": name}
+    return {"at": there, "at_s": at, "timezone": name}
 
 
 def _file(trigger: Mapping[str, Any], _now: float, _zone: str) -> dict[str, Json]:
