@@ -157,6 +157,25 @@ def test_tasks_are_kept_within_bounds_and_each_visitors_for_itself() -> None:
     asyncio.run(fill())
 
 
+def test_a_token_for_one_door_opens_no_other(door: Door) -> None:
+    """Whoever gives you tasks neither reads memories nor speaks at another door; the refusal says what would do."""
+    made = loket(door.server.home, "token", "create", "only-tasks", "--for", "a2a", "--json")
+    assert made["doors"] == ["a2a"]
+    base, token = f"http://127.0.0.1:{door.server.port}", {"Authorization": f"Bearer {made['secret']}"}
+    assert httpx.get(f"{base}/a2a/main/v1/tasks", headers=token).status_code != 403
+    said = {"model": "main", "messages": [{"role": "user", "content": "hello"}]}
+    for got in (
+        httpx.get(f"{base}/v1/agents/main/memories", headers=token),
+        httpx.post(f"{base}/v1/agents/main/messages", headers=token, json={"text": "hello"}),
+        httpx.post(f"{base}/v1/chat/completions", headers=token, json=said),
+        httpx.post(f"{base}/mcp", headers=token, json={"jsonrpc": "2.0", "id": 1, "method": "ping"}),
+    ):
+        assert (got.status_code, got.json()["error"]["code"]) == (403, "gateway.access")
+        assert "--for" in got.json()["error"]["remedy"]
+    wrong = loket(door.server.home, "token", "create", "x", "--for", "window", "--json", code=2)
+    assert wrong["error"]["code"] == "token.doors"
+
+
 def test_the_card_is_open_and_nothing_else(door: Door) -> None:
     """Without a token there is the card, also where the protocol looks first, and no other answer."""
     base = f"http://127.0.0.1:{door.server.port}"

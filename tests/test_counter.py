@@ -310,6 +310,22 @@ def test_a_provider_that_misbehaves_is_an_error_answer(tmp_path: Path, handler: 
     rig.close()
 
 
+def test_an_answer_against_its_schema_keeps_its_labels_and_its_cost(tmp_path: Path) -> None:
+    """The error quotes what was answered, so it comes from there too; what the call used is charged."""
+
+    def said(_call: Call) -> Answer:
+        return Answer({"found": "mail eve@evil.example"}, ("host:evil.example",), Usage(3, 4))
+
+    rig = Rig(tmp_path, Handlers(kv__get=said))
+    run = rig.run(rig.module("tester", "kv.get"))
+    with pytest.raises(Failed) as caught:
+        rig.counter.call(run, "kv.get", '{"key":"a"}')
+    assert caught.value.code == "provider.answer"
+    assert "host:evil.example" in run.exposed
+    assert run.spent.tokens == 7
+    rig.close()
+
+
 def test_a_provider_that_takes_too_long_is_cut_off(tmp_path: Path) -> None:
     """Step 7 has a time limit."""
 
@@ -505,7 +521,7 @@ def test_a_capability_that_comes_later_is_decided_called_and_goes_again(tmp_path
     assert refused(rig, run, "inventory.remove", "{}").code in ("policy.ask", "policy.denied")
     rig.registry.drop("module:inventory")
     assert refused(rig, run, "inventory.lookup", "{}").code == "capability.unknown"
-    assert not rig.registry.knows("inventory.remove")
+    assert not rig.registry.get("inventory.remove")
     rig.close()
 
 
@@ -514,11 +530,11 @@ def test_a_source_is_replaced_as_a_whole(rig: Rig) -> None:
     rig.registry.put("mcp:time", [capability("mcp.time.now")], {"mcp.time.now": inventory})
     rig.registry.put("mcp:time", [capability("mcp.time.then")], {"mcp.time.then": inventory})
     rig.registry.put("mcp:other", [capability("mcp.other.now")], {"mcp.other.now": inventory})
-    assert not rig.registry.knows("mcp.time.now")
+    assert not rig.registry.get("mcp.time.now")
     rig.registry.drop("mcp:time")
     rig.registry.drop("mcp:time")
-    assert not rig.registry.knows("mcp.time.then")
-    assert rig.registry.knows("mcp.other.now")
+    assert not rig.registry.get("mcp.time.then")
+    assert rig.registry.get("mcp.other.now")
 
 
 @pytest.mark.parametrize(
@@ -549,7 +565,7 @@ def test_a_source_whose_schema_is_wrong_changes_nothing(rig: Rig) -> None:
     with pytest.raises(BadInput) as caught:
         rig.registry.put("module:inventory", [wrong], {LOOKUP.id: inventory})
     assert caught.value.code == "capability.schema"
-    assert not rig.registry.knows(LOOKUP.id)
+    assert not rig.registry.get(LOOKUP.id)
 
 
 def test_a_call_in_flight_goes_on_with_what_it_began(tmp_path: Path) -> None:

@@ -250,16 +250,16 @@ def test_capabilities_come_and_go_with_the_module(tmp_path: Path) -> None:
     """After a removal the next call is refused; an agent's operations are none of them."""
 
     async def story(rig: Rig) -> None:
-        assert not rig.registry.knows("stock.lookup")
+        assert not rig.registry.get("stock.lookup")
         rig.install()
-        assert rig.registry.knows("stock.lookup")
+        assert rig.registry.get("stock.lookup")
         rig.install(what=What.REMOVED)
-        assert not rig.registry.knows("stock.lookup")
+        assert not rig.registry.get("stock.lookup")
         ending = await rig.ask("main", "r1", args={"sku": "ABC"})
         assert ending.error is not None
         assert ending.error["code"] == "capability.unknown"
         rig.calls.follow("stock", change(tmp_path / "agent", kind="agent"))
-        assert not rig.registry.knows("stock.lookup")
+        assert not rig.registry.get("stock.lookup")
 
     on_rig(tmp_path, looks, has_seven, story)
 

@@ -189,7 +189,7 @@ class Offers:
                     "reason": want.reason,
                     "constraints": dict(want.constraints),
                     "held": want.name in held and want.name not in widened,
-                    "exists": self._registry.knows(want.name),
+                    "exists": self._registry.get(want.name) is not None,
                 }
                 for want in manifest.capabilities
             ],

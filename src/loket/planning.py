@@ -203,7 +203,7 @@ class Planning:
         """By capability of a plan, which failures may be tried again: it goes with the run, for replay."""
         read, _problems = parse(plan)
         names = sorted({step.call for step in read.steps}) if read is not None else []
-        return {name: retry_of(self._registry.find(name).capability) for name in names if self._registry.knows(name)}
+        return {name: retry_of(self._registry.find(name).capability) for name in names if self._registry.get(name)}
 
     def _tools(self, ref: ModuleRef, wanted: Sequence[str] | None) -> list[dict[str, Json]]:
         """What a model may plan with: what was granted, or those of it that are named. Raises `Refusal`."""

@@ -46,8 +46,8 @@ class _Parted:
     """Cards are for anybody on this machine, as the protocol wants; all else is for who was let in."""
 
     def __init__(self, services: Services, agents: "_Agents") -> None:
-        self._open = Guarded(services, agents, Access.OPEN)
-        self._closed = Guarded(services, agents)
+        self._open = Guarded(services, agents, "a2a", Access.OPEN)
+        self._closed = Guarded(services, agents, "a2a")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_card = scope["method"] == "GET" and scope["path"].endswith(WELL_KNOWN)

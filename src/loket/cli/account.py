@@ -73,19 +73,27 @@ def _password() -> str:
     return sys.stdin.read().removesuffix("\n").removesuffix("\r")
 
 
-@_token.command("create", epilog="Example: loket token create editor --expires 90")
+@_token.command("create", epilog="Example: loket token create partner --for a2a --expires 90")
 def create_token(
     name: Name,
+    door: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--for", metavar="DOOR", help="What it opens: api, chat, a2a, mcp; again for more. All if left out."
+        ),
+    ] = None,
     expires: Annotated[float | None, typer.Option(metavar="DAYS", help="Days until it expires.")] = None,
     json_: show.JsonFlag = False,
 ) -> None:
     """Make an API token. It is shown this once."""
-    made = _do(lambda api: api.tokens.make(name, expires))
+    made = _do(lambda api: api.tokens.make(name, expires, door or ()))
     if json_:
         show.as_json(made)
         return
     show.say(made["secret"])
     sys.stderr.write("It is shown this once. Send it as the header `Authorization: Bearer TOKEN`.\n")
+    if not door:
+        sys.stderr.write("It opens all that programs of your own may see and say; give others one made --for a door.\n")
 
 
 @_token.command("list", epilog="Example: loket token list --json")
@@ -95,8 +103,9 @@ def list_tokens(json_: show.JsonFlag = False) -> None:
     if json_:
         show.as_json({"tokens": tokens})
         return
-    columns = ["id", "name", "made", "expires", "last used"]
-    rows = [[t["id"], t["name"], *(show.when(t[key]) for key in ("made", "expires", "used"))] for t in tokens]
+    columns = ["id", "name", "for", "made", "expires", "last used"]
+    times = ("made", "expires", "used")
+    rows = [[t["id"], t["name"], " ".join(t["doors"]) or "all", *(show.when(t[key]) for key in times)] for t in tokens]
     show.table(columns, rows, "there is no token: loket token create NAME", whole=("id", "name"), spare=("made",))
 
 

@@ -26,12 +26,16 @@ class Access(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Whose request it is: `kind` is `home`, `session` or `token`; `name` is that of the token."""
+    """Whose request it is: `kind` is `home`, `session` or `token`.
+
+    `name` is that of the token, and `doors` what it opens; empty: all.
+    """
 
     kind: str
     secret: str
     session: Session | None = None
     name: str = ""
+    doors: tuple[str, ...] = ()
 
 
 _ADMITTED = {
@@ -51,13 +55,17 @@ class Doorkeeper:
         self._sessions = sessions
         self._tokens = tokens
 
-    async def admit(self, request: Request, access: Access) -> Visitor | None:
-        """The visitor of a route; None at an open one. Raises `Refusal`."""
+    async def admit(self, request: Request, access: Access, door: str = "api") -> Visitor | None:
+        """The visitor of a route behind a door; None at an open one. Raises `Refusal`."""
         if access is Access.OPEN:
             return None
         visitor = await self._visitor(request)
         if visitor.kind not in _ADMITTED[access]:
             raise _not_enough(visitor, access)
+        if visitor.doors and door not in visitor.doors:
+            made_for = " and ".join(visitor.doors)
+            remedy = f"loket token create NAME --for {door}"
+            raise Refusal("gateway.access", f"this token is for {made_for}, not for {door}", remedy, blame="owner")
         return visitor
 
     async def still(self, visitor: Visitor) -> bool:
@@ -90,7 +98,7 @@ class Doorkeeper:
                 return Visitor("home", secret)
             found = await self._tokens.find(secret, used=True) if self._tokens is not None else None
             if found is not None:
-                return Visitor("token", secret, name=found["name"])
+                return Visitor("token", secret, name=found["name"], doors=tuple(found["doors"]))
         raise _no_token()
 
 

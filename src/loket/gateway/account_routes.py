@@ -6,7 +6,7 @@ from loket.contracts import Refusal
 from loket.gateway import shapes
 from loket.gateway.access import Access, Visitor
 from loket.gateway.endpoint import Asked, Endpoint, Services, answered
-from loket.gateway.sessions import COOKIE, LONGEST_S, MOST_DAYS, TOKEN_NAME, Session
+from loket.gateway.sessions import COOKIE, DOORS, LONGEST_S, MOST_DAYS, TOKEN_NAME, Session
 from loket.gateway.shapes import NAME, PASSWORD, TEXT, given, listed, taken, text
 
 
@@ -49,7 +49,9 @@ async def _tokens(services: Services, _asked: Asked) -> Response:
 
 
 async def _make_token(services: Services, asked: Asked) -> Response:
-    return answered(await services.people.tokens.make(asked.body["name"], asked.body.get("days")), 201)
+    return answered(
+        await services.people.tokens.make(asked.body["name"], asked.body.get("days"), asked.body.get("doors", ())), 201
+    )
 
 
 async def _revoke_token(services: Services, asked: Asked) -> Response:
@@ -89,6 +91,12 @@ _NEW = taken(
             "exclusiveMinimum": 0,
             "maximum": MOST_DAYS,
             "description": "until it expires",
+        },
+        "doors": {
+            "type": "array",
+            "items": {"enum": list(DOORS)},
+            "uniqueItems": True,
+            "description": "what it opens; left out or empty: all",
         },
     },
     "name",

@@ -25,15 +25,16 @@ _VISITOR = "loket.visitor"
 class Guarded:
     """An application behind the gateway's doorkeeper; `visitor_of` says who asks."""
 
-    def __init__(self, services: Services, app: ASGIApp, access: Access = Access.ANY) -> None:
+    def __init__(self, services: Services, app: ASGIApp, door: str, access: Access = Access.ANY) -> None:
         self._services = services
         self._app = app
+        self._door = door
         self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         try:
-            scope[_VISITOR] = await self._services.doorkeeper.admit(request, self._access)
+            scope[_VISITOR] = await self._services.doorkeeper.admit(request, self._access, self._door)
             body = await received(request)
         except LoketError as error:
             await answer(error)(scope, receive, send)

@@ -90,6 +90,8 @@ class Endpoint:
     summary: str
     does: Does
     access: Access = Access.ANY
+    door: str = "api"
+    """What a token has to be made for, where it is not made for all."""
     params: Mapping[str, Schema] = field(default_factory=dict)
     query: Mapping[str, Schema] = field(default_factory=dict)
     body: Schema | None = None

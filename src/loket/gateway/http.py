@@ -96,7 +96,7 @@ def _served(methods: dict[str, tuple[Endpoint, Decoder]], services: Services) ->
     async def serve(request: Request) -> Response:
         endpoint, decoder = methods[request.method]
         try:
-            visitor = await services.doorkeeper.admit(request, endpoint.access)
+            visitor = await services.doorkeeper.admit(request, endpoint.access, endpoint.door)
             params, body = await decoder.read(request)
             return await endpoint.does(services, Asked(request, visitor, params, body))
         except LoketError as error:

@@ -230,6 +230,7 @@ ROUTES = (
         "listModels",
         "Agents, as models of the Chat Completions interface",
         _models,
+        door="chat",
         answers={200: listed("data", given({"id": TEXT, "object": TEXT}), object=TEXT)},
     ),
     Endpoint(
@@ -238,6 +239,7 @@ ROUTES = (
         "complete",
         "Say the last message to an agent (`model`) and answer as a model does, in pieces where `stream` is true",
         _complete,
+        door="chat",
         body=_ASKED,
         answers={200: _COMPLETION},
         stream=shapes.EVENTS,

@@ -3,7 +3,7 @@
 import asyncio
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,6 +27,9 @@ PREFIX = "loket_"
 TOKEN_NAME = "^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"  # noqa: S105 - a pattern
 MOST_DAYS = 3650
 
+DOORS = ("api", "chat", "a2a", "mcp")
+"""What a token can be made for: the owner's HTTP API, Chat Completions, A2A, the Model Context Protocol."""
+
 _MOST_SESSIONS = 64
 _MOST_TOKENS = 256
 _DAY_S = 86_400.0
@@ -44,7 +47,9 @@ class SessionStore(Protocol):
 
     def end_session(self, digest: bytes) -> None: ...
 
-    def add_token(self, identity: str, name: str, digest: bytes, at: float, expires: float | None) -> bool: ...
+    def add_token(
+        self, identity: str, name: str, digest: bytes, at: float, expires: float | None, doors: tuple[str, ...] = ()
+    ) -> bool: ...
 
     def tokens(self) -> list[dict[str, Any]]: ...
 
@@ -105,22 +110,24 @@ class Tokens:
         self._store = store
         self._now = now
 
-    async def make(self, name: str, days: float | None) -> dict[str, Any]:
-        """A new token: `id`, `name`, `made`, `expires`, `used`, and its `secret`, which is shown this once.
+    async def make(self, name: str, days: float | None, doors: Sequence[str] = ()) -> dict[str, Any]:
+        """A new token: `id`, `name`, `made`, `expires`, `used`, `doors`, and its `secret`, which is shown this once.
 
-        Raises `BadInput` for a name or a time that is not possible, and where there are too many.
+        `doors` are those that it opens (of `DOORS`); empty: all. Raises `BadInput` for a name, a time or a door that is
+        not possible, and where there are too many.
         """
-        _check_token(name, days)
-        return await asyncio.to_thread(self._make, name, days)
+        _check_token(name, days, doors)
+        return await asyncio.to_thread(self._make, name, days, tuple(door for door in DOORS if door in doors))
 
-    def _make(self, name: str, days: float | None) -> dict[str, Any]:
+    def _make(self, name: str, days: float | None, doors: tuple[str, ...]) -> dict[str, Any]:
         if len(self._store.tokens()) >= _MOST_TOKENS:
             raise BadInput("tokens.full", f"there are {_MOST_TOKENS} tokens already", "loket token revoke NAME")
         identity, secret, now = secrets.token_hex(_ID_BYTES), PREFIX + secrets.token_urlsafe(32), self._now()
         expires = None if days is None else now + days * _DAY_S
-        if not self._store.add_token(identity, name, digest(secret), now, expires):
+        if not self._store.add_token(identity, name, digest(secret), now, expires, doors):
             raise BadInput("token.exists", f"there is a token {name!r} already", f"loket token revoke {name}")
-        return {"id": identity, "name": name, "made": now, "expires": expires, "used": None, "secret": secret}
+        made = {"id": identity, "name": name, "made": now, "expires": expires, "used": None, "doors": list(doors)}
+        return {**made, "secret": secret}
 
     async def all(self) -> list[dict[str, Any]]:
         """All tokens, oldest first; never their secrets."""
@@ -142,7 +149,10 @@ class Tokens:
             raise BadInput("token.unknown", f"there is no token {identity!r}", "loket token list")
 
 
-def _check_token(name: str, days: float | None) -> None:
+def _check_token(name: str, days: float | None, doors: Sequence[str]) -> None:
+    unknown = [door for door in doors if door not in DOORS]
+    if unknown:
+        raise BadInput("token.doors", f"there is no door {unknown[0][:40]!r}", f"one of {', '.join(DOORS)}")
     if not re.fullmatch(TOKEN_NAME, name, re.ASCII):
         raise BadInput(
             "token.name",

@@ -57,7 +57,16 @@ NAME = text(64, "the owner's name")
 PASSWORD: Schema = {"type": "string", "description": "at least 10 characters", "format": "password"}
 ACCEPTED = given({"run": {**TEXT, "description": "the run's id"}})
 SESSION = given({"name": TEXT, "began": TIME, "ends": {**TIME, "description": "when it ends if it is not used again"}})
-TOKEN = given({"id": TEXT, "name": TEXT, "made": TIME, "expires": MAYBE_TIME, "used": MAYBE_TIME})
+TOKEN = given(
+    {
+        "id": TEXT,
+        "name": TEXT,
+        "made": TIME,
+        "expires": MAYBE_TIME,
+        "used": MAYBE_TIME,
+        "doors": {"type": "array", "items": TEXT, "description": "what it opens; empty: all"},
+    }
+)
 NEW_TOKEN = given({**TOKEN["properties"], "secret": {**TEXT, "description": "shown this once"}})
 
 RUN = given(

@@ -31,8 +31,7 @@ def resolved(run: RunState, entry: Entry, given: dict[str, Any], text: str) -> t
         decoded = refs.resolve({name: value for name, value in given.items() if name != refs.AS}, run.history)
         whole = canonical(decoded)
     except RecursionError:
-        said = f"the arguments of {entry.capability.id} are nested too deeply"
-        raise Refusal("arguments.depth", said, "nest them less") from None
+        raise Refusal("arguments.depth", f"{entry.capability.id}: too deeply nested arguments", "nest less") from None
     if longer(whole, entry.capability.args_kb << 10):
         raise too_long(entry.capability, whole)
     return decoded, len(whole), by_reference

@@ -362,8 +362,12 @@ class Counter:
         if not isinstance(answer, Answer):
             return Failed("provider.answer", f"the provider of {name} returned no answer", "mend the provider")
         wrong = pending.check_answer(answer.value)
-        if wrong is not None:
-            return Failed("provider.answer", f"the provider of {name} answered wrongly: {wrong}", "mend the provider")
+        if wrong is not None:  # in the answer's own words: they carry its labels, and what it used is charged
+            said = FailedAsk(
+                "provider.answer", f"the provider of {name} answered wrongly: {wrong}", "mend the provider"
+            )
+            said.labels, said.usage = answer.labels, answer.usage
+            return said
         return answer
 
     # Steps 8 and 9

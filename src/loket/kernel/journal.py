@@ -136,9 +136,8 @@ class Journal:
         wanted = self._seq if seq is None else seq
         with self._commit:
             self._check()
-            if self._together:  # of this thread: others wait for the lock
-                return
-            if self._durable >= wanted and not (seq is None and self._statements):
+            # Together is of this thread: others wait for the lock.
+            if self._together or (self._durable >= wanted and not (seq is None and self._statements)):
                 return
             with self._lock:
                 rows, statements, last, head = self._rows, self._statements, self._seq, self._head

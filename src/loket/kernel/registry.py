@@ -109,9 +109,6 @@ class Registry:
                 "capability.schema", f"a schema of {capability.id} ({source}) is none: {error}", "mend the schema"
             ) from None
 
-    def knows(self, name: str) -> bool:
-        return name in self._entries
-
     def get(self, name: str) -> Entry | None:
         """The entry of a capability, where there is one."""
         return self._entries.get(name)

@@ -31,7 +31,7 @@ def mcp_door(desk: Desk) -> Door:
     """The door of a desk."""
 
     def routes(services: Services) -> Iterable[BaseRoute]:
-        return (Route(PATH, endpoint=Guarded(services, _Behind(services, desk))),)
+        return (Route(PATH, endpoint=Guarded(services, _Behind(services, desk), "mcp")),)
 
     return routes
 

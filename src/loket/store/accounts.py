@@ -27,10 +27,14 @@ MIGRATIONS = (
     -- Attempts in a row since the last good one, and when the last of them was.
     CREATE TABLE attempt (bucket INTEGER PRIMARY KEY, failures INTEGER NOT NULL, last REAL NOT NULL) STRICT;
     """,
+    """
+    -- The doors that a token opens, with blanks between them; empty: all.
+    ALTER TABLE token ADD COLUMN doors TEXT NOT NULL DEFAULT '';
+    """,
 )
 
-_TOKEN = "SELECT id, name, made, expires, used FROM token"  # noqa: S105 - a table
-_TOKEN_COLUMNS = ("id", "name", "made", "expires", "used")
+_TOKEN = "SELECT id, name, made, expires, used, doors FROM token"  # noqa: S105 - a table
+_TOKEN_COLUMNS = ("id", "name", "made", "expires", "used", "doors")
 
 
 class Accounts:
@@ -138,23 +142,24 @@ class Accounts:
 
     # API tokens
 
-    def add_token(self, identity: str, name: str, digest: bytes, at: float, expires: float | None) -> bool:
-        """Keep a token; False where one has this name already."""
+    def add_token(
+        self, identity: str, name: str, digest: bytes, at: float, expires: float | None, doors: tuple[str, ...] = ()
+    ) -> bool:
+        """Keep a token; False where one has this name already. `doors`: those that it opens; empty: all."""
         with self._lock, self._connection:
             if self._query("SELECT 1 FROM token WHERE name = ?", (name,)):
                 return False
-            sql = "INSERT INTO token (id, name, digest, made, expires) VALUES (?, ?, ?, ?, ?)"
-            self._connection.execute(sql, (identity, name, digest, at, expires))
+            sql = "INSERT INTO token (id, name, digest, made, expires, doors) VALUES (?, ?, ?, ?, ?, ?)"
+            self._connection.execute(sql, (identity, name, digest, at, expires, " ".join(doors)))
         return True
 
     def tokens(self) -> list[dict[str, Any]]:
-        """All tokens, oldest first: `id`, `name`, `made`, `expires`, `used`."""
-        rows = self._query(f"{_TOKEN} ORDER BY made, id")
-        return [dict(zip(_TOKEN_COLUMNS, row, strict=True)) for row in rows]
+        """All tokens, oldest first: `id`, `name`, `made`, `expires`, `used`, `doors`."""
+        return [_token(row) for row in self._query(f"{_TOKEN} ORDER BY made, id")]
 
     def token(self, digest: bytes) -> dict[str, Any] | None:
         rows = self._query(f"{_TOKEN} WHERE digest = ?", (digest,))
-        return dict(zip(_TOKEN_COLUMNS, rows[0], strict=True)) if rows else None
+        return _token(rows[0]) if rows else None
 
     def touch_token(self, identity: str, at: float) -> None:
         self._write("UPDATE token SET used = ? WHERE id = ?", (at, identity))
@@ -173,3 +178,8 @@ class Accounts:
     def _write(self, sql: str, values: tuple[object, ...]) -> None:
         with self._lock, self._connection:
             self._connection.execute(sql, values)
+
+
+def _token(row: tuple[Any, ...]) -> dict[str, Any]:
+    found = dict(zip(_TOKEN_COLUMNS, row, strict=True))
+    return {**found, "doors": found["doors"].split()}
