@@ -1,6 +1,6 @@
 """Fixtures that several test files share, and what shares what between tests and between processes.
 
-`make test` runs the suite in one process for each core (`-n auto`), a file alone in one: `pytest tests/test_x.py`.
+`make test` runs the suite in four processes, as they wait more than they work; a file alone in one.
 - The tests of one file run in one process, in their order, and share its fixtures of the module. Files run in any
   order and at the same time: none relies on what another one did, on a fixed port, or on a name outside `tmp_path`.
 - `guests_fixture.built_guest("puppet")` is a guest of `tests/guests`, `built(folder)` that of any folder; it is built

@@ -59,7 +59,7 @@ def test_the_limit_of_a_call_that_waits_for_a_run_leaves_the_owner_time(name: st
 
 def test_no_canary_is_shown_with_a_run(server: Server) -> None:
     """Neither in words nor as JSON nor by the API, in no row; the rows are there."""
-    run = loket(server.home, "ask", "main", "/help", "--json")["run"]
+    run = loket(server.home, "ask", "main", "hello", "--json", code=4)["run"]
     shown = loket(server.home, "runs", "show", run, "--json", "--full")
     rules = shown["rows"][0]["value"]["args"]["rules"]
     assert rules.endswith("for nobody else: [canary]")

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -144,6 +145,23 @@ def test_a_backup_while_the_server_answers_loses_and_doubles_nothing(tmp_path: P
             said = [m["text"] for m in loket(new, "brain", "main", "export", "--json")["memories"]]
             facts = [text for text in said if text.startswith("fact ")]
             assert len(facts) == len(set(facts)) > 0
+
+
+def test_what_is_no_file_is_left_out(home: Path, tmp_path: Path) -> None:
+    """A pipe that a program of a server made would be read for ever, and a socket cannot be copied."""
+    odd = home / "mcp" / "odd"
+    odd.mkdir(parents=True)
+    os.mkfifo(odd / "pipe")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(home / "left.sock"))
+    try:
+        loket(home, "backup", str(tmp_path / "backup"))
+    finally:
+        (odd / "pipe").unlink()
+        (home / "left.sock").unlink()
+    names = {path.name for path in (tmp_path / "backup").rglob("*")}
+    assert "kernel.db" in names
+    assert not {"pipe", "left.sock"} & names
 
 
 def test_the_journal_is_copied_before_what_effects_have_changed(home: Path, tmp_path: Path) -> None:

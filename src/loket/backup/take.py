@@ -11,6 +11,7 @@ gives back nothing that was erased since; a backup that carried its own keys for
 """
 
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -171,8 +172,16 @@ def _files(home: Home, *, models: bool) -> Iterator[Path]:
         ]
         for name in names:
             path = Path(folder, name)
-            if not (top and name.casefold() in left_out) and (own or _wanted(home, path)) and not path.is_symlink():
+            if not (top and name.casefold() in left_out) and (own or _wanted(home, path)) and _plain(path):
                 yield path
+
+
+def _plain(path: Path) -> bool:
+    """Whether it is a file: no link, no socket of a running server, and no pipe, which would be read for ever."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _wanted(home: Home, path: Path) -> bool:
