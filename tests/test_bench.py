@@ -61,6 +61,8 @@ def test_a_row_is_measured_with_its_peer_beside_it(benchmark: Benchmark, place: 
 def test_the_rows_are_those_of_the_specification() -> None:
     """Names, units and targets are fixed: others rely on them."""
     assert {b.name: (b.unit, b.target, b.rate) for b in BENCHMARKS} == {
+        "mcp-calls": ("calls/s", 1000, True),
+        "mcp-ready": ("s", 1, False),
         "counter-call": ("microseconds", 100, False),
         "policy-decision": ("microseconds", 50, False),
         "fresh-sandbox": ("ms", 3, False),

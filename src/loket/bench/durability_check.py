@@ -17,6 +17,7 @@ from loket.bench.durability_work import AGENTS, Ledger, Message
 from loket.contracts import Row, RowKind
 from loket.home import Home
 from loket.ids import derived_id
+from loket.slash.guest import COMMAND
 from loket.testing.models import InstantModel
 
 _ENDED = (RowKind.CALL, RowKind.OUTCOME)
@@ -133,8 +134,9 @@ def _messages(system: Loket, found: Found) -> None:
     """Each message is one run; what was acknowledged is that run, what was answered is its answer."""
     runs: dict[tuple[str, str], list[str]] = defaultdict(list)
     for run, story in found.stories.items():
-        if story.start.get("operation") == "message":
-            runs[(story.start["agent"], story.start["args"]["text"])].append(run)
+        said = _said(story.start)
+        if said is not None:
+            runs[(story.start["agent"], said)].append(run)
     for message in found.ledger.messages:
         mine = runs.get((message.agent, message.text), [])
         wanted = 1 if message.run is not None else min(len(mine), 1)
@@ -150,6 +152,13 @@ def _messages(system: Loket, found: Found) -> None:
             answer = (listed.get("answer") or {}).get("text", listed.get("error"))
             found.must(f"the answer of {message.mark}", answer, message.answer)
         found.must(f"the status of {message.mark}", listed.get("status"), "done")
+
+
+def _said(start: Mapping[str, Any]) -> str | None:
+    """The text that a run was started with: a message's, or that of a command such as `/remember this`."""
+    if start.get("operation") == COMMAND:
+        return f"/{start['args']['command']} {start['args'].get('rest', '')}"
+    return str(start["args"]["text"]) if start.get("operation") == "message" else None
 
 
 def _order(found: Found) -> None:
