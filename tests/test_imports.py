@@ -251,7 +251,7 @@ RULES = {
     "bench": _rule(
         "measures every part as it is, and plain SQLite and tools of the usual kinds beside it",
         "__init__ app approvals config contracts delegation filter findings gateway home ids installed kernel labelling"
-        " jail operations orchestrator packages planning policy provenance providers sandbox schemas tokens store"
+        " jail operations orchestrator packages planning policy provenance providers sandbox schemas slash tokens store"
         " testing",
         "agentdojo apsw httpx2 mcp",
     ),
