@@ -139,7 +139,7 @@ def test_agents_call_them_by_grant_and_people_by_command(packages: Path, tmp_pat
         assert "/stock TEXT: " in await say(system, "/help")
         assert system.replayer.replay(system.database.runs("inventory", 1)[0]["id"]).ok
         await system.installed.remove("inventory")
-        assert not system.registry.knows("inventory.lookup")
+        assert not system.registry.get("inventory.lookup")
         assert "There is no command /stock" in await say(system, "/stock x")
 
     on_system(tmp_path, story)
