@@ -201,7 +201,7 @@ def test_a_server_that_is_killed_again_and_again_misses_and_repeats_nothing(tmp_
     (last,) = store.firings(made["id"], 1)
     store.close()
     dues = int(last.due) - int(made["made"])
-    assert len([run for run in _runs(home) if run["operation"] == "message"]) == dues
+    assert len([run for run in _runs(home) if run["operation"] == "loket:command"]) == dues
 
 
 def end(server: Server, how: Callable[[Server], Any]) -> None:
