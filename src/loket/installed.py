@@ -287,27 +287,17 @@ class Installed:
     ) -> None:
         """Have the new versions count, with their grants, in one transaction."""
         with self._journal.together():
-            self._commit_rows(packages, versions, source, granted, granted_by)
-
-    def _commit_rows(
-        self,
-        packages: Sequence[Package],
-        versions: Mapping[str, Version],
-        source: Source,
-        granted: Mapping[str, Sequence[str]],
-        granted_by: str,
-    ) -> None:
-        now = self._now()
-        for package in packages:
-            self._grants.accept(source.publisher, package.manifest.id, package.digest, now)
-        if versions:
-            self._note("module.install", source, list(versions.values()))
-        for package in packages:
-            name = package.manifest.id
-            for want in package.manifest.capabilities:
-                if want.name in granted.get(name, ()):
-                    within, reason = want.constraints, want.reason
-                    self._grants.allow(Grant(source.publisher, name, want.name, within, granted_by, now, reason))
+            now = self._now()
+            for package in packages:
+                self._grants.accept(source.publisher, package.manifest.id, package.digest, now)
+            if versions:
+                self._note("module.install", source, list(versions.values()))
+            for package in packages:
+                name = package.manifest.id
+                for want in package.manifest.capabilities:
+                    if want.name in granted.get(name, ()):
+                        within, reason = want.constraints, want.reason
+                        self._grants.allow(Grant(source.publisher, name, want.name, within, granted_by, now, reason))
 
     def _note(self, what: str, source: Source, versions: Sequence[Version]) -> None:
         """Journal which versions count from now on, and have the lists say so in the same transaction."""
