@@ -2,7 +2,9 @@
 
 import json
 import shlex
+import shutil
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -59,7 +61,7 @@ def add(
     """Add a server: a program of this machine, which runs in a sandbox, or an address."""
     entry: dict[str, Any] = {}
     if words:
-        entry = {"command": words[0], "args": words[1:], "env": _pairs(env or [], "=", "--env")}
+        entry = {"command": _program(words[0]), "args": words[1:], "env": _pairs(env or [], "=", "--env")}
     if url is not None:
         entry |= {"url": url, "headers": _pairs(header or [], ":", "--header")}
     if client_id is not None:
@@ -72,6 +74,13 @@ def add(
         show.as_json(result)
         return
     _tell(result)
+
+
+def _program(program: str) -> str:
+    """The path of a program, as it is found here: where Loket runs, another one may be found, or none."""
+    own = str(Path(sys.executable).parent)  # where pip puts programs, also where nobody activated that
+    found = shutil.which(program) or shutil.which(program, path=own)
+    return str(Path(found).absolute()) if found is not None else program
 
 
 def _pairs(texts: list[str], sign: str, option: str) -> dict[str, str]:
