@@ -6,16 +6,22 @@ UV := $(BIN)/uv
 COMPILE := $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 SOURCES := pyproject.toml hatch_build.py $(shell find guests/main guests/python wit -type f -not -path '*/__pycache__/*' -not -name '*.wasm' 2>/dev/null)
 
-.PHONY: up test check format lock bench docs clean
+.PHONY: up test programs check format lock bench docs clean
 
 up: $(VENV)/.up
 	$(BIN)/loket up
 
-test: $(VENV)/.test
+test: $(VENV)/.test programs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+
+# What the tests run beside Python: the process sandbox has two launchers, and both are tested.
+programs:
+	@command -v bwrap >/dev/null || { \
+	  echo "bubblewrap is missing: apt-get install bubblewrap"; \
+	  [ "$$(id -u)" != 0 ] || apt-get install -y -qq bubblewrap || { apt-get update -qq && apt-get install -y -qq bubblewrap; }; }
 
 bench: $(VENV)/.test
 	$(BIN)/loket bench
