@@ -7,13 +7,10 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import loket.store.channels
 from guests_fixture import ROOT, built, share_compiled
 from loket.app import Loket, running
-from loket.channels import ChannelProvider, Channels, System
+from loket.channels import System
 from loket.home import Home
-from loket.providers.vault import FileVault
-from loket.stores import Stores
 from loket.testing.models import InstantModel, Reply
 
 WAIT_S = 90.0
@@ -39,30 +36,13 @@ async def talking(
     home: Home, *, answer: Callable[[Sequence[Mapping[str, Any]]], Reply] = echo, slash: Any = None
 ) -> AsyncIterator[Loket]:
     """A system whose channels are on, until the context ends; `slash` answers its slash commands."""
-    async with _system(home, answer) as system:
+    async with running(home, llm=InstantModel(answer)) as system:
         system.channels.bind(_seen(system, slash))
         await system.channels.start()
         try:
             yield system
         finally:
             await system.channels.close()
-
-
-@contextlib.asynccontextmanager
-async def _system(home: Home, answer: Callable[[Sequence[Mapping[str, Any]]], Reply]) -> AsyncIterator[Loket]:
-    if "channels" in Stores.__dataclass_fields__:
-        async with running(home, llm=InstantModel(answer)) as system:
-            yield system
-        return
-    store = loket.store.channels.ChannelStore(home.root / "channels.db")
-    channels = Channels(store, FileVault(home.vault))
-    try:
-        async with running(home, llm=InstantModel(answer), more_providers=[ChannelProvider(channels)]) as system:
-            system.channels = channels
-            system.installed.watch(channels.follow)
-            yield system
-    finally:
-        store.close()
 
 
 def _seen(system: Loket, slash: Any) -> System:

@@ -41,7 +41,7 @@ from starlette.routing import Route
 
 from loket.a2a.words import WELL_KNOWN, owner_says, sender_of
 from loket.contracts import LoketError
-from loket.gateway.doors import visitor_of
+from loket.gateway.doors import saying, visitor_of
 from loket.gateway.endpoint import Services, unheard
 from loket.gateway.sse import Work
 
@@ -167,11 +167,9 @@ class _Executor(AgentExecutor):
     def _operation(self, context: RequestContext) -> tuple[str, dict[str, Any]]:
         who = context.call_context.user.user_name
         sent = context.message.message_id if context.message is not None else ""
-        args = {"agent": self._agent, "text": context.get_user_input(), "message": f"a2a:{who}:{_short(sent)}"}
-        place = f"a2a:{_short(context.context_id or '')}"
-        if owner_says(who):
-            return "ask", {**args, "conversation": place}
-        return "clients.ask", {**args, "client_name": who, "conversation": f"{who}:{place}"}
+        message, place = f"a2a:{who}:{_short(sent)}", f"a2a:{_short(context.context_id or '')}"
+        name = None if owner_says(who) else who
+        return saying(name, self._agent, context.get_user_input(), place, message=message)
 
     async def _publish(self, updater: TaskUpdater, kind: str, event: Mapping[str, Any]) -> None:
         if kind == "accepted":

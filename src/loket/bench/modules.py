@@ -10,7 +10,7 @@ from loket.app import Loket
 from loket.bench.place import Place, system_at
 from loket.bench.rows import Peer, Taken
 from loket.bench.server import environment, serving
-from loket.bench.start import _resident
+from loket.bench.start import resident_of
 from loket.bench.turns import ask_over_http
 from loket.contracts import ModuleRef
 from loket.home import Home
@@ -100,7 +100,7 @@ def many_modules(place: Place, n: int) -> Taken:
         with serving(home, environment(place, home)) as (process, port):
             ask_over_http(home, port, f"Hello {number}")
             took.append(time.perf_counter() - began)
-            kept.append(_resident(process.pid))
+            kept.append(resident_of(process.pid))
     return Taken(took[1:], (Peer("resident memory after the answer", "MB", kept[1:]),), n=n)
 
 

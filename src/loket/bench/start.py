@@ -60,7 +60,7 @@ def many(place: Place, n: int) -> Taken:
         started = time.perf_counter() - began
         chosen = random.Random(_SEED).sample(names, min(_ASKED, n))  # noqa: S311 - a choice that can be repeated
         took = [_ask(home, port, name) for name in chosen]
-        resident = _resident(process.pid)
+        resident = resident_of(process.pid)
     peers = (
         Peer("start with all of them, to the answer of a first message", "s", [started]),
         Peer("resident memory after these messages", "MB", [resident]),
@@ -86,7 +86,7 @@ def _first_answer(place: Place, home: Home, text: str) -> tuple[float, float]:
     began = time.perf_counter()
     with serving(home, environment(place, home)) as (process, port):
         ask_over_http(home, port, text)
-        return time.perf_counter() - began, _resident(process.pid)
+        return time.perf_counter() - began, resident_of(process.pid)
 
 
 def _ask(home: Home, port: int, agent: str) -> float:
@@ -96,7 +96,7 @@ def _ask(home: Home, port: int, agent: str) -> float:
     return (time.perf_counter() - began) * 1000
 
 
-def _resident(pid: int) -> float:
+def resident_of(pid: int) -> float:
     """Resident megabytes of a process. Raises `Failed` where nobody says."""
     try:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():

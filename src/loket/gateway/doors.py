@@ -5,7 +5,7 @@ sees a request of somebody who was not let in, or a body without a bound.
 """
 
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.routing import BaseRoute
@@ -58,3 +58,14 @@ def _again(body: bytes, receive: Receive) -> Receive:
         return waiting.pop() if waiting else await receive()
 
     return replayed
+
+
+def saying(who: str | None, agent: str, text: str, conversation: str, **more: str) -> tuple[str, dict[str, Any]]:
+    """The operation that says something to an agent, with its arguments: in a program's name, or as the owner (None).
+
+    A program's conversations are its own: their names begin with its.
+    """
+    args = {"agent": agent, "text": text, **more}
+    if who is None:
+        return "ask", {**args, "conversation": conversation}
+    return "clients.ask", {**args, "client_name": who, "conversation": f"{who}:{conversation}"}

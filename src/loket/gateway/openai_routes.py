@@ -16,7 +16,7 @@ from starlette.responses import Response, StreamingResponse
 
 from loket.contracts import BadInput, LoketError, Refusal
 from loket.gateway import shapes
-from loket.gateway.access import Visitor
+from loket.gateway.doors import saying
 from loket.gateway.endpoint import Asked, Endpoint, Services, answered, unheard
 from loket.gateway.errors import status_of
 from loket.gateway.shapes import TEXT, given, listed, text
@@ -91,17 +91,9 @@ def _operation(asked: Asked) -> tuple[str, dict[str, Any]]:
             f"agents do not serve `{unserved[0]}`: they have tools of their own, behind grants",
             f"leave `{unserved[0]}` out",
         )
-    args = {"agent": asked.body["model"], "text": _said(asked.body["messages"])}
-    conversation = _conversation(asked.body)
     visitor = asked.visitor
-    if visitor is None or visitor.kind != "token":
-        return "ask", {**args, "conversation": conversation}
-    name = _name(visitor)
-    return "clients.ask", {**args, "client_name": name, "conversation": f"{name}:{conversation}"}
-
-
-def _name(visitor: Visitor) -> str:
-    return f"openai/{visitor.name}"
+    who = f"openai/{visitor.name}" if visitor is not None and visitor.kind == "token" else None
+    return saying(who, asked.body["model"], _said(asked.body["messages"]), _conversation(asked.body))
 
 
 def _said(messages: list[dict[str, Any]]) -> str:

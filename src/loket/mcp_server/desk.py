@@ -28,6 +28,9 @@ ERA_2026 = "2026-07-28"
 LONGEST = 64
 """Characters of a tool's name that every client takes."""
 
+WATCH_S = 1.0
+"""Seconds between looks whether what clients follow has changed."""
+
 TTL_MS = 5_000
 """Milliseconds for which a client may keep a list: the owner's grants count from the next call on anyway."""
 

@@ -24,6 +24,7 @@ from loket.mcp_server.desk import (
     TITLE,
     TTL_MS,
     VERSION,
+    WATCH_S,
     Desk,
     Lacking,
     Unknown,
@@ -37,9 +38,6 @@ MOST_AT_ONCE = 64
 
 LONGEST = 8 << 20
 """Bytes of one message."""
-
-WATCH_S = 1.0
-"""Seconds between looks whether what the client follows has changed."""
 
 PARSE, REQUEST, METHOD, PARAMS, INTERNAL = -32700, -32600, -32601, -32602, -32603
 _UNSUPPORTED = -32022

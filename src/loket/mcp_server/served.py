@@ -34,15 +34,13 @@ from loket.mcp_server.desk import (
     TITLE,
     TTL_MS,
     VERSION,
+    WATCH_S,
     Desk,
     Lacking,
     Unknown,
     instructions,
     progress_of,
 )
-
-WATCH_S = 1.0
-"""Seconds between looks whether what clients follow has changed."""
 
 _MOST_FOLLOWED = 256
 _MOST_ROUNDS = 8

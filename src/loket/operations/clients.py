@@ -4,9 +4,8 @@ from typing import Any
 
 from loket.app import Loket
 from loket.contracts import BadInput, Principal, Sender
-from loket.operations.messages import result_of
+from loket.operations.messages import answered
 from loket.operations.table import Emit, operation
-from loket.operations.watch import events
 
 
 def client(name: str) -> Sender:
@@ -28,8 +27,4 @@ async def clients_ask(
     """Send a program's message and wait for the answer, events on the way: `run`, `answer`, `calls`, `tokens`."""
     if not text.strip():
         raise BadInput("ask.text", "the text is empty", "say something")
-    run = await system.send(agent, text, conversation=conversation, message=message, sender=client(client_name))
-    emit({"type": "accepted", "run": run})
-    async for event in events(system, run):
-        emit(event)
-    return await result_of(system, run, await system.finished(run))
+    return await answered(system, emit, agent, text, conversation, message, client(client_name))

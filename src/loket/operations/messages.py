@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from loket.app import Loket
-from loket.contracts import BadInput, Ending, Row, RowKind, RunStatus, from_dict
+from loket.contracts import BadInput, Ending, Row, RowKind, RunStatus, Sender, from_dict
 from loket.operations.table import Emit, operation
 from loket.operations.watch import events
 
@@ -17,7 +17,20 @@ async def ask(
     """Send a message and wait for the answer; events on the way. `run`, `answer`, `calls`, `tokens`."""
     if not text.strip():
         raise BadInput("ask.text", "the text is empty", 'loket ask main "Hello"')
-    run = await system.send(agent, text, conversation=conversation, message=message)
+    return await answered(system, emit, agent, text, conversation, message)
+
+
+async def answered(
+    system: Loket,
+    emit: Emit,
+    agent: str,
+    text: str,
+    conversation: str,
+    message: str | None,
+    sender: Sender | None = None,
+) -> dict[str, Any]:
+    """What an agent answers to a message (the owner's without `sender`), as `ask` shows it; events on the way."""
+    run = await system.send(agent, text, conversation=conversation, message=message, sender=sender)
     emit({"type": "accepted", "run": run})
     async for event in events(system, run):
         emit(event)
